@@ -1,0 +1,194 @@
+"""The events of tasks: one tail per process, fanned out to its own watchers.
+
+Every event stands in two streams: the task's story (numbered from 1 without gaps) and the stream of all. The hub
+reads the latter once per process;
+a watcher first reads the story from where it left off, then takes live events from the hub. A watcher that falls
+behind, and everybody after Redis
+was away, reads the story again: nothing is missed, nothing comes twice, and memory per watcher is bounded.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+
+from comfy_shared.errors import ComfyError, Unavailable
+from comfy_shared.keys import Keys
+from comfy_shared.lifecycle import Backoff
+from comfy_shared.models import Event, EventType
+from comfy_shared.store import border
+
+log = structlog.get_logger(__name__)
+
+BEHIND = 256  # live events that a watcher may leave unread before it reads the story again
+PAGE = 500  # events of a story read at once
+
+
+class Watcher:
+    """One reader of one task's events."""
+
+    def __init__(self) -> None:
+        self._live: asyncio.Queue[Event] = asyncio.Queue(BEHIND)
+        self.behind = True  # must read the story
+        self._news = asyncio.Event()
+        self._news.set()
+
+    def put(self, event: Event) -> None:
+        try:
+            self._live.put_nowait(event)
+        except asyncio.QueueFull:
+            self.fall_behind()
+        self._news.set()
+
+    def fall_behind(self) -> None:
+        """What came live is dropped; the story has it."""
+        while not self._live.empty():
+            self._live.get_nowait()
+        self.behind = True
+        self._news.set()
+
+    async def take(self) -> Event | None:
+        """The next live event; None when the story has to be read instead."""
+        while True:
+            if self.behind:
+                self.behind = False
+                return None
+            if not self._live.empty():
+                return self._live.get_nowait()
+            self._news.clear()
+            await self._news.wait()
+
+
+class EventHub:
+    """Tails the stream of all events for this process. Run `tail` as a supervised loop."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, on_news: Callable[[str], None] = lambda _kind: None) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
+        self._watchers: dict[str, set[Watcher]] = defaultdict(set)
+
+    async def tail(self, stop: asyncio.Event) -> None:
+        """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
+        backoff = Backoff(0.1, 2.0)
+        while not stop.is_set():
+            try:
+                with border():
+                    last = await self._redis.xrevrange(self._keys.events, count=1)
+                position = cast("bytes", last[0][0]) if last else b"0-0"
+                self._resynchronize()
+                while not stop.is_set():
+                    position = await self._read(position)
+                    backoff.reset()
+            except Unavailable as error:
+                log.warning("Events are not readable now", action="events.away", reason=error.message)
+                await asyncio.sleep(backoff.next())
+
+    async def _read(self, position: bytes) -> bytes:
+        with border():
+            # Shorter than the client's own time limit for a command.
+            reply = await self._redis.xread({self._keys.events: position}, count=PAGE, block=1000)
+        for entry_id, fields in _entries(reply):
+            position = entry_id
+            kind = fields.get(b"type", b"").decode(errors="replace")
+            if kind in ("agents", "workflow"):
+                self._on_news(kind)
+                continue
+            task_id = fields.get(b"task", b"").decode(errors="replace")
+            if task_id in self._watchers and (event := _event(task_id, fields.get(b"seq", b""), fields)):
+                for watcher in self._watchers[task_id]:
+                    watcher.put(event)
+        return position
+
+    def _resynchronize(self) -> None:
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.fall_behind()
+        self._on_news("agents")
+        self._on_news("workflow")
+
+    @contextmanager
+    def subscribed(self, task_id: str) -> Iterator[Watcher]:
+        """A watcher of one task, for as long as the block lasts."""
+        watcher = Watcher()
+        self._watchers[task_id].add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers[task_id].discard(watcher)
+            if not self._watchers[task_id]:
+                del self._watchers[task_id]
+
+    async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """The task's events after number `after`, those of the past first; ends after the final one.
+
+        While Redis is away the iteration waits. A task that is retried by hand later begins a new watch.
+        """
+        with self.subscribed(task_id) as watcher:
+            backoff = Backoff(0.1, 2.0)
+            while True:
+                event = await watcher.take()
+                if event is not None:
+                    if event.seq > after + 1:
+                        watcher.fall_behind()
+                    elif event.seq == after + 1:
+                        after = event.seq
+                        yield event
+                        if event.type.final:
+                            return
+                    continue
+                try:
+                    past = await self.story(task_id, after=after)
+                except Unavailable:
+                    await asyncio.sleep(backoff.next())
+                    watcher.fall_behind()
+                    continue
+                backoff.reset()
+                for event in past:
+                    after = event.seq
+                    yield event
+                if past and past[-1].type.final:
+                    return
+                if len(past) == PAGE:
+                    watcher.fall_behind()
+
+    async def story(self, task_id: str, *, after: int = 0) -> list[Event]:
+        """Events of the past after number `after`, at most `PAGE`."""
+        with border():
+            entries = await self._redis.xrange(self._keys.story(task_id), min=f"{after + 1}-0", count=PAGE)
+        found = []
+        for entry_id, fields in cast("list[tuple[bytes, Mapping[bytes, bytes]]]", entries):
+            event = _event(task_id, entry_id.partition(b"-")[0], fields)
+            if event:
+                found.append(event)
+        return found
+
+
+def _entries(reply: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
+    if not reply:
+        return []
+    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
+    found: list[tuple[bytes, Mapping[bytes, bytes]]] = []
+    for entries in streams:
+        found += entries[0] if entries and isinstance(entries[0], list) else entries
+    return found
+
+
+def _event(task_id: str, seq: bytes, fields: Mapping[bytes, bytes]) -> Event | None:
+    try:
+        return Event(
+            seq=int(seq),
+            task_id=task_id,
+            type=EventType(fields[b"type"].decode()),
+            at=int(fields[b"at"]),
+            attempt=int(fields[b"attempt"]),
+            data=msgspec.json.decode(fields[b"data"], type=dict[str, Any]),
+        )
+    except (KeyError, ValueError, msgspec.MsgspecError, ComfyError) as error:
+        log.error("Event is damaged", action="events.damaged", task_id=task_id, reason=type(error).__name__)
+        return None

@@ -1,0 +1,105 @@
+"""Every Redis key name, in one place.
+
+All keys share the hash tag `{NAMESPACE}`, so that one Lua transition may touch any of them on Redis Cluster too. A
+key whose last part is
+only known inside a script (the id of the task at the head of a lane) is reached through a prefix that is itself
+passed in KEYS.
+
+| key | type | life | written by |
+|---|---|---|---|
+| clock | string: ms added to TIME | only tests | tests |
+| sequence | string: counter | permanent | submit |
+| queue | zset: task → order | while tasks wait | submit, claim, settle, cancel, retry, sweep |
+| lanes | zset: lane → order of its head | while tasks wait | the same |
+| lane:LANE | zset: task → order | while tasks wait | the same |
+| needs:LANE | string: JSON of Needs | while tasks wait, then a day | submit, retry, claim |
+| leases | zset: task → expiry | while tasks run | claim, renew, adopt, settle, cancel, sweep |
+| task:ID | hash | until settled, then retention | every transition |
+| story:ID | stream: the task's events, ids SEQ-0 | as task:ID | every transition |
+| events | stream: all events, capped | permanent | every transition |
+| index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
+| finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
+| idempotency:OWNER:KEY | string: fingerprint + ids | `idempotency_ttl` | submit |
+| agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
+| agent:ID | hash: record, session | `agent_retention` after the last heartbeat | register, heartbeat |
+| verdicts:ID | hash: lane → 1 can, 0 cannot | as agent:ID | claim, register |
+| held:ID | set: tasks that the agent holds | while it holds any | claim, settle, cancel, sweep |
+| idle | zset: agent → idle since | while idle | claim, wake |
+| draining | set: agents told to drain | until resumed | drain, resume |
+| offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
+| workflow:NAME | string: JSON | permanent | publish |
+| workflows | hash: name → digest | permanent | publish |
+| inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
+| input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
+| swept | string: time of the last sweep | permanent | sweep |
+
+Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
+"""
+
+PERMANENT = frozenset(
+    {
+        "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
+        "workflows", "inputs", "input-uses", "damaged", "swept",
+    },
+)  # fmt: skip
+
+
+class Keys:
+    """The key names of one namespace; attribute names are the names in the headers of the Lua files."""
+
+    def __init__(self, namespace: str = "comfy") -> None:
+        self.namespace = namespace
+        base = self.base = f"{{{namespace}}}:"
+        self.clock = base + "clock"
+        self.sequence = base + "sequence"
+        self.queue = base + "queue"
+        self.lanes = base + "lanes"
+        self.lane_prefix = base + "lane:"
+        self.needs_prefix = base + "needs:"
+        self.leases = base + "leases"
+        self.task_prefix = base + "task:"
+        self.story_prefix = base + "story:"
+        self.events = base + "events"
+        self.index_prefix = base + "index:"
+        self.finished = base + "finished"
+        self.agents = base + "agents"
+        self.agent_prefix = base + "agent:"
+        self.verdicts_prefix = base + "verdicts:"
+        self.held_prefix = base + "held:"
+        self.idle = base + "idle"
+        self.draining = base + "draining"
+        self.offer_prefix = base + "offer:"
+        self.workflow_prefix = base + "workflow:"
+        self.workflows = base + "workflows"
+        self.inputs = base + "inputs"
+        self.input_uses = base + "input-uses"
+        self.damaged = base + "damaged"
+        self.swept = base + "swept"
+
+    def task(self, task_id: str) -> str:
+        return self.task_prefix + task_id
+
+    def story(self, task_id: str) -> str:
+        return self.story_prefix + task_id
+
+    def idempotency(self, owner: str, key: str) -> str:
+        return f"{self.base}idempotency:{owner}:{key}"
+
+    def agent(self, agent_id: str) -> str:
+        return self.agent_prefix + agent_id
+
+    def channel(self, agent_id: str) -> str:
+        return self.agent_prefix + agent_id
+
+    def held(self, agent_id: str) -> str:
+        return self.held_prefix + agent_id
+
+    def offer(self, digest: str) -> str:
+        return self.offer_prefix + digest
+
+    def workflow(self, name: str) -> str:
+        return self.workflow_prefix + name
+
+    def index(self, kind: str, value: str = "") -> str:
+        return self.index_prefix + (f"{kind}:{value}" if value else kind)

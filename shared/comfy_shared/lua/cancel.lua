@@ -1,0 +1,19 @@
+-- cancel: a pending or running task is canceled for good in this step; an agent that runs it is told and can no longer report.
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agent_prefix held_prefix
+-- ARGV: id retention_ms
+-- USES: time story place move
+-- Replies: {canceled} | {already, status} | {unknown}
+local key = task_prefix .. id
+local fields = redis.call('HMGET', key, 'status', 'agent', 'attempt', 'created_at', 'lane')
+local status = fields[1]
+if not status then return {'unknown'} end
+if status == 'pending' then
+  dequeue(id, fields[5])
+elseif status == 'running' then
+  end_lease(id, fields[2])
+  redis.call('PUBLISH', agent_prefix .. fields[2], 'cancel ' .. id .. ' ' .. fields[3])
+else
+  return {'already', status}
+end
+finish(id, status, 'canceled', fields[4], 'canceled', fields[3], '{}', retention_ms)
+return {'canceled'}

@@ -1,0 +1,77 @@
+-- claim: give the agent the next task that it can run; the prompt id of the attempt is recorded before anything is sent anywhere.
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining damaged
+-- ARGV: agent session prompt_id lease_ms verdicts
+-- USES: time story place wake move
+-- Input: `verdicts` is msgpack: lane → '1' the agent can serve it, '0' it cannot (what it found out about lanes from the reply before).
+-- Replies: {claimed, field, value…} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
+local record = agent_prefix .. agent
+if redis.call('HGET', record, 'session') ~= session then return {'unregistered'} end
+local verdict_key = verdicts_prefix .. agent
+for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
+  redis.call('HSET', verdict_key, lane, verdict)
+  redis.call('EXPIRE', verdict_key, 86400)
+  if verdict == '0' and redis.call('ZSCORE', lanes, lane) then wake(lane) end  -- the wake-up was meant for an agent that can
+end
+redis.call('ZREM', idle, agent)
+if redis.call('SISMEMBER', draining, agent) == 1 then return {'draining'} end
+
+local function sound(id, lane)  -- hostile or broken bytes under a task's key must not block the lane for ever
+  local key = task_prefix .. id
+  if redis.call('TYPE', key)['ok'] == 'hash' then
+    local fields = redis.call('HMGET', key, 'status', 'attempt', 'max_attempts', 'created_at', 'lane', 'events')
+    if fields[1] == 'pending' and tonumber(fields[2]) and tonumber(fields[3]) and tonumber(fields[4])
+      and fields[5] == lane and tonumber(fields[6]) then
+      return true
+    end
+  end
+  dequeue(id, lane)
+  redis.call('ZADD', damaged, now, 'task:' .. id)
+  redis.call('ZREMRANGEBYRANK', damaged, 0, -1001)
+  return false
+end
+
+local alone = redis.call('ZCOUNT', agents, now, '+inf') <= 1
+local function head_of(lane)
+  for _, id in ipairs(redis.call('ZRANGE', lane_prefix .. lane, 0, 15)) do
+    if sound(id, lane) then
+      local avoid = redis.call('HMGET', task_prefix .. id, 'avoid', 'avoid_until')
+      if alone or avoid[1] ~= agent or now >= tonumber(avoid[2]) then return id end
+    end
+  end
+end
+
+local unknown = {'lanes'}
+local chosen
+local from = 0
+repeat
+  local some = redis.call('ZRANGE', lanes, from, from + 63)
+  for _, lane in ipairs(some) do
+    local verdict = redis.call('HGET', verdict_key, lane)
+    if verdict == '1' then
+      chosen = head_of(lane)
+    elseif not verdict then
+      unknown[#unknown + 1] = lane
+      unknown[#unknown + 1] = redis.call('GET', needs_prefix .. lane) or ''
+    end
+    if chosen or #unknown > 64 then break end
+  end
+  from = from + 64
+until chosen or #unknown > 64 or #some < 64
+
+if #unknown > 1 then return unknown end  -- they stand before the chosen one
+if not chosen then
+  redis.call('ZADD', idle, now, agent)
+  return {'empty'}
+end
+
+local key = task_prefix .. chosen
+local fields = redis.call('HMGET', key, 'lane', 'created_at')
+dequeue(chosen, fields[1])
+local attempt = redis.call('HINCRBY', key, 'attempt', 1)
+redis.call('HSET', key, 'agent', agent, 'session', session, 'prompt_id', prompt_id, 'started_at', now)
+redis.call('HDEL', key, 'progress')
+change_status(chosen, 'pending', 'running', fields[2])
+redis.call('ZADD', leases, now + tonumber(lease_ms), chosen)
+redis.call('SADD', held_prefix .. agent, chosen)
+tell(chosen, 'claimed', attempt, cjson.encode({agent = agent}))
+return {'claimed', unpack(redis.call('HGETALL', key))}

@@ -1,0 +1,11 @@
+-- deregister: the agent goes away on purpose; its last word stays for the retention, its offer counts no more.
+-- KEYS: clock agents agent_prefix verdicts_prefix idle events
+-- ARGV: agent session
+-- USES: time
+-- Replies: ok | replaced
+if redis.call('HGET', agent_prefix .. agent, 'session') ~= session then return 'replaced' end
+redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)
+redis.call('ZREM', agents, agent)
+redis.call('ZREM', idle, agent)
+redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', '', 'type', 'agents', 'at', now, 'agent', agent)
+return 'ok'

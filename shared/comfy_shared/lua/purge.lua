@@ -1,0 +1,38 @@
+-- purge: forget tasks that finished before the retention, and find input files that no task names any more.
+-- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses
+-- ARGV: retention_ms input_retention_ms limit
+-- USES: time
+-- Replies: {{task id…}, {input address…}}: their files are the caller's to delete
+local gone = redis.call('ZRANGEBYSCORE', finished, '-inf', now - tonumber(retention_ms), 'LIMIT', 0, limit)
+local function decoded(text)
+  local ok, value = pcall(cjson.decode, text or '')
+  return ok and type(value) == 'table' and value or {}
+end
+for _, id in ipairs(gone) do
+  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs')
+  redis.call('ZREM', index_prefix .. 'all', id)
+  if fields[1] then redis.call('ZREM', index_prefix .. 'status:' .. fields[1], id) end
+  if fields[2] then redis.call('ZREM', index_prefix .. 'owner:' .. fields[2], id) end
+  if fields[3] and fields[3] ~= '' then redis.call('ZREM', index_prefix .. 'workflow:' .. fields[3], id) end
+  for name, value in pairs(decoded(fields[4])) do
+    redis.call('ZREM', index_prefix .. 'label:' .. name .. '=' .. tostring(value), id)
+  end
+  for _, input in ipairs(decoded(fields[5])) do
+    if type(input) == 'table' and type(input.sha256) == 'string' then
+      if redis.call('HINCRBY', input_uses, input.sha256, -1) <= 0 then redis.call('HDEL', input_uses, input.sha256) end
+      redis.call('ZADD', inputs, 'XX', now, input.sha256)
+    end
+  end
+  redis.call('DEL', task_prefix .. id, story_prefix .. id)
+  redis.call('ZREM', finished, id)
+end
+local unused = {}
+for _, address in ipairs(redis.call('ZRANGEBYSCORE', inputs, '-inf', now - tonumber(input_retention_ms), 'LIMIT', 0, limit)) do
+  if redis.call('HEXISTS', input_uses, address) == 1 then
+    redis.call('ZADD', inputs, now, address)
+  else
+    redis.call('ZREM', inputs, address)
+    unused[#unused + 1] = address
+  end
+end
+return {gone, unused}

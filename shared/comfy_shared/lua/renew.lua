@@ -1,0 +1,16 @@
+-- renew: prolong the leases of the attempts that the agent still holds.
+-- KEYS: clock leases task_prefix
+-- ARGV: session lease_ms attempts
+-- USES: time
+-- Input: `attempts` is msgpack: task id → attempt.
+-- Replies: the ids that are lost.
+local lost = {}
+for id, attempt in pairs(cmsgpack.unpack(attempts)) do
+  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'attempt', 'session')
+  if fields[1] == 'running' and fields[2] == tostring(attempt) and fields[3] == session then
+    redis.call('ZADD', leases, now + tonumber(lease_ms), id)
+  else
+    lost[#lost + 1] = id
+  end
+end
+return lost

@@ -1,0 +1,23 @@
+-- retry: put a failed or canceled task back by hand, with fresh attempts; the numbers of the attempts go on.
+-- KEYS: clock queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix idle leases held_prefix
+-- ARGV: id needs attempts queue_limit
+-- USES: time story place wake move
+-- Replies: {pending} | {already, status} | {unknown} | {full, waiting}
+local key = task_prefix .. id
+local fields = redis.call('HMGET', key, 'status', 'attempt', 'created_at', 'lane', 'order')
+local status = fields[1]
+if not status then return {'unknown'} end
+if status ~= 'failed' and status ~= 'canceled' then return {'already', status} end
+local waiting = redis.call('ZCARD', queue)
+if waiting >= tonumber(queue_limit) then return {'full', waiting} end
+redis.call('PERSIST', key)
+redis.call('PERSIST', story_prefix .. id)
+redis.call('ZREM', finished, id)
+redis.call('HDEL', key, 'error', 'outputs', 'progress', 'finished_at', 'avoid', 'avoid_until', 'crashes', 'timeouts', 'dead')
+redis.call('HSET', key, 'max_attempts', fields[2] + attempts)
+redis.call('SET', needs_prefix .. fields[4], needs)
+change_status(id, status, 'pending', fields[3])
+tell(id, 'queued', fields[2], '{"by_hand":true}')
+enqueue(id, fields[4], fields[5])
+wake(fields[4])
+return {'pending'}

@@ -1,0 +1,37 @@
+-- settle: end a lease with an outcome. Only the attempt that holds it may; the same call again after a lost reply is ok again.
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle
+-- ARGV: id attempt session outcome code problem outputs told avoid_ms retention_ms
+-- USES: time story place wake move again
+-- Input: outcome is complete, fail, retry or release; `problem` is JSON of TaskError; `outputs` is JSON of the list; `told` is msgpack: the data of one output event each.
+-- Replies: the task's status now | stale
+local key = task_prefix .. id
+local fields = redis.call('HMGET', key, 'status', 'attempt', 'session', 'agent', 'created_at', 'lane', 'order', 'settled')
+if fields[2] ~= attempt or fields[3] ~= session then return 'stale' end
+if fields[8] == attempt .. ':' .. outcome then return fields[1] end
+if fields[1] ~= 'running' then return 'stale' end
+local agent, created = fields[4], fields[5]
+redis.call('HSET', key, 'settled', attempt .. ':' .. outcome)
+
+if outcome == 'retry' then
+  return try_again(id, agent, tonumber(attempt), code, problem, avoid_ms, retention_ms)
+end
+end_lease(id, agent)
+if outcome == 'complete' then
+  redis.call('HSET', key, 'outputs', outputs)
+  redis.call('HDEL', key, 'error')
+  for _, data in ipairs(cmsgpack.unpack(told)) do tell(id, 'output', attempt, data) end
+  finish(id, 'running', 'completed', created, 'completed', attempt, cjson.encode({agent = agent}), retention_ms)
+  return 'completed'
+elseif outcome == 'fail' then
+  redis.call('HSET', key, 'error', problem)
+  finish(id, 'running', 'failed', created, 'failed', attempt, problem, retention_ms)
+  return 'failed'
+end
+-- release: given back unrun. The attempt's number is spent (it is the fence), so the limit moves instead.
+redis.call('HINCRBY', key, 'max_attempts', 1)
+redis.call('HDEL', key, 'progress')
+change_status(id, 'running', 'pending', created)
+tell(id, 'released', attempt, problem)
+enqueue(id, fields[6], fields[7])
+wake(fields[6])
+return 'pending'

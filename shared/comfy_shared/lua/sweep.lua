@@ -1,0 +1,42 @@
+-- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept
+-- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
+-- USES: time story place wake move again
+-- Replies: {ms until the next lease runs out or -1, id, status…}
+local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
+local last = tonumber(redis.call('GET', swept) or now)
+redis.call('SET', swept, now)
+local reply = {-1}
+if now - last > tonumber(lease_ms) / 2 then
+  -- Nobody swept for long: Redis or all balancers were away. The holders could not renew either: they get half a lease to do it.
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now + lease_ms / 2)) do
+    redis.call('ZADD', leases, now + lease_ms / 2, id)
+  end
+  expired = {}
+end
+for _, id in ipairs(expired) do
+  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt')
+  if fields[1] ~= 'running' then
+    redis.call('ZREM', leases, id)
+  else
+    local problem = cjson.encode({code = 'agent_lost', message = 'The agent stopped renewing its lease.', details = {agent = fields[2]}})
+    reply[#reply + 1] = id
+    reply[#reply + 1] = try_again(id, fields[2], tonumber(fields[3]), 'agent_lost', problem, avoid_ms, retention_ms)
+  end
+end
+
+for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumber(agent_retention_ms))) do
+  redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)
+  redis.call('ZREM', agents, agent)
+  redis.call('ZREM', idle, agent)
+end
+if redis.call('ZCARD', idle) > 0 then
+  for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do
+    for _ = 1, math.min(redis.call('ZCARD', lane_prefix .. lane), 16) do
+      if not wake(lane) then break end
+    end
+  end
+end
+local next_lease = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+if next_lease[2] then reply[1] = math.max(0, tonumber(next_lease[2]) - now) end
+return reply

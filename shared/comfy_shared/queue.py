@@ -1,0 +1,449 @@
+"""The queue: one short async method per Lua transition, so that task state changes only in atomic steps.
+
+Submitting puts a task into its lane and wakes one idle agent; an agent claims when it has a free slot. The right to
+run is a lease; the attempt's
+number together with the agent's session is the fence: a report of an older attempt, or of an older process of the
+same agent, is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from comfy_shared import scripts
+from comfy_shared.errors import (
+    Conflict,
+    Damaged,
+    FieldProblem,
+    IdempotencyConflict,
+    InvalidTask,
+    LeaseLost,
+    NotFound,
+    QueueFull,
+)
+from comfy_shared.keys import Keys
+from comfy_shared.models import EventType, Needs, NewTask, Output, Progress, Status, Task, TaskError, decode, pack
+from comfy_shared.settings import SharedSettings
+from comfy_shared.store import border
+
+encode = msgspec.json.encode
+
+
+def text(value: object) -> str:
+    """JSON as text: Lua's msgpack knows no byte strings."""
+    return encode(value).decode()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Idempotency:
+    """What makes a repeated submit the same submit."""
+
+    owner: str
+    key: str  # the client's
+    fingerprint: str  # of the body
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """The answer to a submit."""
+
+    known: bool  # True: accepted by an earlier call with the same key
+    ids: tuple[str, ...]  # of the tasks, in the order of the call
+    created_at: int  # 0 when known
+    positions: tuple[int, ...]  # tasks ahead of each; empty when known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A claimed task: the fencing token of every report."""
+
+    task: Task
+    session: str
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+    @property
+    def number(self) -> int:
+        return self.task.attempt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokenAttempt:
+    """A claimed task whose record cannot be read; only failing it is left."""
+
+    id: str
+    number: int
+    session: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnknownLanes:
+    """Lanes that the agent has to judge before it can claim."""
+
+    needs: Mapping[str, Needs | None]  # lane → what it needs; None: the record is gone, so try
+
+
+class Nothing:
+    """No task for this agent now; it counts as idle and will be woken."""
+
+
+class Draining:
+    """The agent was told to drain."""
+
+
+class Unregistered:
+    """Redis does not know this session of the agent: register first."""
+
+
+ClaimReply = Attempt | BrokenAttempt | UnknownLanes | Nothing | Draining | Unregistered
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """What a sweep did."""
+
+    statuses: Mapping[str, Status]  # task → its status after its lease had run out
+    next_lease: float | None  # seconds until the next lease runs out
+
+
+class Queue:
+    """The queue of one namespace.
+
+    Every method raises `Unavailable` while Redis is away; then nothing is known to have happened.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, settings: SharedSettings) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.lease_ms = settings.lease_ms
+        self.retention_ms = int(settings.task_retention * 1000)
+        self.avoid_ms = int(settings.avoid_seconds * 1000)
+        self.agent_retention_ms = int(settings.agent_retention * 1000)
+
+    async def submit(
+        self,
+        tasks: Sequence[NewTask],
+        *,
+        queue_limit: int,
+        idempotency: Idempotency | None = None,
+        idempotency_ms: int = 86_400_000,
+    ) -> Submitted:
+        """Accepts all tasks or none.
+
+        Raises:
+            QueueFull: they would exceed `queue_limit` waiting tasks.
+            IdempotencyConflict: the key was used for another body.
+            InvalidTask: an input file is not in the store (any more).
+        """
+        key = self.keys.idempotency(idempotency.owner, idempotency.key) if idempotency else self.keys.clock
+        with border():
+            reply = await scripts.SUBMIT(
+                self.redis,
+                self.keys,
+                {"idempotency": key},
+                rest=[pack(task.prompt) for task in tasks],
+                tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
+                queue_limit=queue_limit,
+                fingerprint=idempotency.fingerprint if idempotency else "",
+                idempotency_ms=idempotency_ms,
+            )
+        word, *rest = cast("list[Any]", reply)
+        if word == b"full":
+            raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
+        if word == b"conflict":
+            raise IdempotencyConflict
+        if word == b"input":
+            message = f"there is no stored input file {rest[0].decode()}"
+            raise InvalidTask((FieldProblem(field="inputs", message=message),))
+        if word == b"known":
+            ids = tuple(item.decode() for item in rest) if idempotency else tuple(task.id for task in tasks)
+            return Submitted(known=True, ids=ids, created_at=0, positions=())
+        return Submitted(
+            known=False,
+            ids=tuple(task.id for task in tasks),
+            created_at=rest[0],
+            positions=tuple(rest[1:]),
+        )
+
+    async def claim(
+        self,
+        agent: str,
+        session: str,
+        *,
+        prompt_id: str,
+        verdicts: Mapping[str, bool] | None = None,
+    ) -> ClaimReply:
+        """Takes the next task that the agent can serve, under a lease.
+
+        `verdicts` says which of the lanes of the last `UnknownLanes` the agent can serve.
+        """
+        with border():
+            reply = await scripts.CLAIM(
+                self.redis,
+                self.keys,
+                agent=agent,
+                session=session,
+                prompt_id=prompt_id,
+                lease_ms=self.lease_ms,
+                verdicts=msgspec.msgpack.encode({k: "1" if v else "0" for k, v in (verdicts or {}).items()}),
+            )
+        word, *rest = cast("list[Any]", reply)
+        if word == b"claimed":
+            return _attempt(rest, session)
+        if word == b"lanes":
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            return UnknownLanes(needs={lane.decode(): _needs(raw) for lane, raw in pairs})
+        if word == b"empty":
+            return Nothing()
+        return Draining() if word == b"draining" else Unregistered()
+
+    async def renew(self, session: str, attempts: Mapping[str, int]) -> frozenset[str]:
+        """Prolongs the leases of `attempts` (task id → attempt); returns the ids that are lost."""
+        with border():
+            lost = await scripts.RENEW(
+                self.redis,
+                self.keys,
+                session=session,
+                lease_ms=self.lease_ms,
+                attempts=msgspec.msgpack.encode(dict(attempts)),
+            )
+        return frozenset(item.decode() for item in cast("list[bytes]", lost))
+
+    async def report(
+        self,
+        attempt: Attempt,
+        kind: EventType,
+        data: Mapping[str, Any],
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Tells one line of the story of a running attempt.
+
+        Raises:
+            LeaseLost: the attempt no longer holds the task.
+        """
+        with border():
+            reply = await scripts.REPORT(
+                self.redis,
+                self.keys,
+                id=attempt.id,
+                attempt=attempt.number,
+                session=attempt.session,
+                kind=kind.value,
+                progress=encode(progress) if progress else b"",
+                data=encode(data),
+            )
+        if reply == b"stale":
+            raise LeaseLost
+
+    async def complete(self, attempt: Attempt, outputs: Sequence[Output]) -> None:
+        """Ends the attempt with its outputs. Raises LeaseLost when it no longer holds the task."""
+        told = [text({"output": output}) for output in outputs]
+        await self._settle(attempt, "complete", outputs=encode(outputs), told=msgspec.msgpack.encode(told))
+
+    async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
+        """Ends the task as failed. Raises LeaseLost when the attempt no longer holds it."""
+        await self._settle(attempt, "fail", error=error)
+
+    async def try_again(self, attempt: Attempt, error: TaskError) -> Status:
+        """Ends the attempt; the task waits again, or failed for good when its attempts are used up (the status
+        tells)."""
+        return await self._settle(attempt, "retry", error=error)
+
+    async def release(self, attempt: Attempt, reason: str) -> None:
+        """Gives the task back unrun; this costs no attempt."""
+        await self._settle(attempt, "release", error=TaskError(code="released", message=reason))
+
+    async def _settle(
+        self,
+        attempt: Attempt | BrokenAttempt,
+        outcome: str,
+        *,
+        error: TaskError | None = None,
+        outputs: bytes = b"[]",
+        told: bytes = b"\x90",
+    ) -> Status:
+        with border():
+            reply = await scripts.SETTLE(
+                self.redis,
+                self.keys,
+                id=attempt.id,
+                attempt=attempt.number,
+                session=attempt.session,
+                outcome=outcome,
+                code=error.code if error else "",
+                problem=encode(error) if error else b"{}",
+                outputs=outputs,
+                told=told,
+                avoid_ms=self.avoid_ms,
+                retention_ms=self.retention_ms,
+            )
+        if reply == b"stale":
+            raise LeaseLost
+        return Status(cast("bytes", reply).decode())
+
+    async def held(self, agent: str) -> tuple[str, ...]:
+        """Ids of the tasks that the agent holds by the record, also those of an earlier process of it."""
+        with border():
+            held = cast("set[bytes]", await self.redis.smembers(self.keys.held(agent)))
+        return tuple(sorted(item.decode() for item in held))
+
+    async def adopt(self, agent: str, session: str, task_id: str) -> Attempt | BrokenAttempt | None:
+        """Takes over an attempt that an earlier process of this agent held; None when it ended or runs elsewhere."""
+        with border():
+            reply = await scripts.ADOPT(
+                self.redis,
+                self.keys,
+                id=task_id,
+                agent=agent,
+                session=session,
+                lease_ms=self.lease_ms,
+            )
+        word, *rest = cast("list[Any]", reply)
+        return _attempt(rest, session) if word == b"adopted" else None
+
+    async def cancel(self, task_id: str) -> None:
+        """Cancels a pending or running task; canceling a canceled one is fine.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it completed or failed before.
+        """
+        with border():
+            reply = await scripts.CANCEL(self.redis, self.keys, id=task_id, retention_ms=self.retention_ms)
+        word, *rest = cast("list[bytes]", reply)
+        if word == b"unknown":
+            raise NotFound(f"there is no task {task_id}")
+        if word == b"already" and rest[0] != b"canceled":
+            raise Conflict(f"the task is {rest[0].decode()}; only a pending or running task can be canceled")
+
+    async def retry(self, task: Task, needs: Needs, *, attempts: int, queue_limit: int) -> None:
+        """Puts a failed or canceled task back into the queue, with `attempts` more attempts.
+
+        Raises:
+            NotFound, Conflict, QueueFull.
+        """
+        with border():
+            reply = await scripts.RETRY(
+                self.redis,
+                self.keys,
+                id=task.id,
+                needs=encode(needs),
+                attempts=attempts,
+                queue_limit=queue_limit,
+            )
+        word, *rest = cast("list[Any]", reply)
+        if word == b"unknown":
+            raise NotFound(f"there is no task {task.id}")
+        if word == b"already":
+            raise Conflict(f"the task is {rest[0].decode()}; only a failed or canceled task can be retried")
+        if word == b"full":
+            raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
+
+    async def sweep(self) -> Swept:
+        """Puts back the tasks whose lease ran out."""
+        with border():
+            reply = await scripts.SWEEP(
+                self.redis,
+                self.keys,
+                lease_ms=self.lease_ms,
+                avoid_ms=self.avoid_ms,
+                retention_ms=self.retention_ms,
+                agent_retention_ms=self.agent_retention_ms,
+            )
+        next_lease, *rest = cast("list[Any]", reply)
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return Swept(
+            statuses={task_id.decode(): Status(status.decode()) for task_id, status in pairs},
+            next_lease=None if next_lease < 0 else next_lease / 1000,
+        )
+
+    async def purge(self, *, input_retention_ms: int, limit: int = 200) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Forgets tasks past their retention: their ids, and the addresses of inputs that no task names any more.
+
+        The caller deletes the files.
+        """
+        with border():
+            reply = await scripts.PURGE(
+                self.redis,
+                self.keys,
+                retention_ms=self.retention_ms,
+                input_retention_ms=input_retention_ms,
+                limit=limit,
+            )
+        gone, unused = cast("list[list[bytes]]", reply)
+        return tuple(item.decode() for item in gone), tuple(item.decode() for item in unused)
+
+    async def get(self, task_id: str) -> Task:
+        """The task's record with its position, in one round trip.
+
+        Raises:
+            NotFound: there is no such task.
+            Damaged: its record cannot be read.
+        """
+        with border():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.hgetall(self.keys.task(task_id))
+            pipeline.zrank(self.keys.queue, task_id)
+            fields, rank = await pipeline.execute()
+        if not fields:
+            raise NotFound(f"there is no task {task_id}")
+        return Task.from_hash(fields, position=rank)
+
+
+def _packed(task: NewTask) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": task.id,
+        "owner": task.owner,
+        "lane": task.lane,
+        "priority": task.priority,
+        "max_attempts": task.max_attempts,
+        "timeout": task.timeout,
+    }
+    if task.workflow:
+        fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
+    if task.parameters:
+        fields["parameters"] = text(task.parameters)
+    if task.labels:
+        fields["labels"] = text(task.labels)
+    if task.inputs:
+        fields["inputs"] = text(task.inputs)
+    return {
+        "id": task.id,
+        "owner": task.owner,
+        "lane": task.lane,
+        "needs": text(task.needs),
+        "priority": task.priority,
+        "workflow": task.workflow,
+        "labels": [f"{name}={value}" for name, value in task.labels.items()],
+        "inputs": [file.sha256 for file in task.inputs],
+        "fields": [item for pair in fields.items() for item in pair],
+        "told": text({"priority": task.priority, "workflow": task.workflow or None}),
+    }
+
+
+def _attempt(flat: list[bytes], session: str) -> Attempt | BrokenAttempt:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    try:
+        return Attempt(task=Task.from_hash(fields), session=session)
+    except Damaged as error:
+        number = int(fields.get(b"attempt", b"0"))
+        return BrokenAttempt(
+            id=fields.get(b"id", b"").decode(errors="replace"),
+            number=number,
+            session=session,
+            reason=error.message,
+        )
+
+
+def _needs(raw: bytes) -> Needs | None:
+    try:
+        return decode(raw, Needs)
+    except Damaged:
+        return None

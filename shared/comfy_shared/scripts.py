@@ -1,0 +1,118 @@
+"""The Lua transitions: one file is one atomic step; its header is checked here, at import, against what Python calls
+it with.
+
+A header names KEYS and ARGV; the loader binds those names as locals before the file's own lines, so nobody counts
+indexes. `USES` puts parts
+from `lua/lib` in front, each of which says which names it NEEDS. `REST` names a function for the values that follow
+the named ones. A name in KEYS is an attribute of `Keys`, or is
+given by the caller for
+the keys of one task or agent.
+"""
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from comfy_shared.keys import Keys
+
+Argument = str | bytes | int | float
+
+
+class Script:
+    """One transition.
+
+    Raises:
+        ValueError: the header of the file and the names given here differ, or a part lacks a key that it needs.
+    """
+
+    def __init__(self, name: str, *, args: tuple[str, ...], extra_keys: tuple[str, ...] = ()) -> None:
+        body = _read(f"{name}.lua")
+        self.name = name
+        self.keys = _names(body, "KEYS")
+        self.args = _names(body, "ARGV")
+        self.extra_keys = extra_keys
+        if self.args != args:
+            raise ValueError(f"{name}.lua takes ARGV {self.args}, Python gives {args}")
+        unknown = set(self.keys) - set(vars(Keys())) - set(extra_keys)
+        if unknown:
+            raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
+        head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
+        head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
+        self.text = "\n".join([*head, *self._parts(body), body])
+        self._sha: str | None = None
+
+    def _parts(self, body: str) -> list[str]:
+        parts = []
+        for part in _names(body, "USES"):
+            text = _read(f"lib/{part}.lua")
+            missing = set(_names(text, "NEEDS")) - set(self.keys)
+            if missing:
+                raise ValueError(f"{self.name}.lua uses {part} and lacks its KEYS {sorted(missing)}")
+            parts.append(text)
+        return parts
+
+    async def __call__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        extra_keys: dict[str, str] | None = None,
+        rest: Sequence[bytes] = (),
+        **args: Argument,
+    ) -> object:
+        """Runs the step in one round trip (two the first time a Redis sees it)."""
+        given = extra_keys or {}
+        names = [given[name] if name in given else getattr(keys, name) for name in self.keys]
+        values = [*(args[name] for name in self.args), *rest]
+        if self._sha is None:
+            self._sha = await redis.script_load(self.text)
+        try:
+            return await redis.evalsha(self._sha, len(names), *names, *values)
+        except NoScriptError:  # Redis came back empty
+            return await redis.eval(self.text, len(names), *names, *values)
+
+
+def _read(file: str) -> str:
+    return (resources.files("comfy_shared") / "lua" / file).read_text()
+
+
+def _names(text: str, head: str) -> tuple[str, ...]:
+    match = re.search(rf"^-- {head}:(.*)$", text, re.MULTILINE)
+    return tuple(match.group(1).split()) if match else ()
+
+
+def _bind(table: str, names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    return f"local {', '.join(names)} = {', '.join(f'{table}[{i}]' for i in range(1, len(names) + 1))}"
+
+
+SUBMIT = Script(
+    "submit",
+    args=("tasks", "queue_limit", "fingerprint", "idempotency_ms"),
+    extra_keys=("idempotency",),
+)
+CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts"))
+RENEW = Script("renew", args=("session", "lease_ms", "attempts"))
+REPORT = Script("report", args=("id", "attempt", "session", "kind", "progress", "data"))
+SETTLE = Script(
+    "settle",
+    args=("id", "attempt", "session", "outcome", "code", "problem", "outputs", "told", "avoid_ms", "retention_ms"),
+)
+ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
+CANCEL = Script("cancel", args=("id", "retention_ms"))
+RETRY = Script("retry", args=("id", "needs", "attempts", "queue_limit"))
+SWEEP = Script("sweep", args=("lease_ms", "avoid_ms", "retention_ms", "agent_retention_ms"))
+PURGE = Script("purge", args=("retention_ms", "input_retention_ms", "limit"))
+REGISTER = Script(
+    "register",
+    args=(
+        "agent", "session", "takeover", "record", "vitals", "digest", "object_info", "ttl_ms", "retention_ms",
+    ),
+    extra_keys=("offer",),
+)  # fmt: skip
+DEREGISTER = Script("deregister", args=("agent", "session"))
+DRAIN = Script("drain", args=("agent", "on"))
+PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))

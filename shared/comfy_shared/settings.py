@@ -1,0 +1,74 @@
+"""Settings that both tiers read from the environment (or `.env`), under the same names."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+DEFAULT_USERNAME, DEFAULT_PASSWORD = "admin", "admin"
+SHORTEST_PASSWORD = 12  # characters, in production
+
+
+class RedisSettings(BaseSettings):
+    """Where Redis is."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    redis_host: str = Field("127.0.0.1", description="Host of Redis.")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Port of Redis.")
+    redis_password: SecretStr = Field(SecretStr(""), description="Password of Redis; empty for none.")
+    redis_db: int = Field(0, ge=0, description="Number of the database.")
+    redis_namespace: str = Field("comfy", pattern=r"^[A-Za-z0-9_.-]+$", description="First part of every key.")
+    redis_timeout: Seconds = Field(4.0, description="Longest wait for one command, in seconds.")
+    redis_connections: Count = Field(64, description="Most connections of one process.")
+
+
+class SharedSettings(RedisSettings):
+    """What the queue, the file store and the logs of both tiers must agree on."""
+
+    comfy_env: str = Field("development", description="`production` refuses unsafe settings.")
+    api_username: str = Field(DEFAULT_USERNAME, description="User name of the log-in.")
+    api_password: SecretStr = Field(SecretStr(DEFAULT_PASSWORD), description="Password of the log-in.")
+
+    lease_seconds: Seconds = Field(15.0, description="How long a task stays with an agent that says nothing.")
+    task_retention: Seconds = Field(7 * 86400.0, description="How long a finished task and its outputs are kept.")
+    agent_retention: Seconds = Field(3600.0, description="How long an agent that fell silent is remembered.")
+    avoid_seconds: Seconds = Field(
+        10.0,
+        description="How long another agent goes first after an agent failed a task.",
+    )
+
+    file_store: str = Field(
+        "file:///var/lib/comfy/files",
+        description="Where inputs and outputs are: file:///folder or s3://bucket/prefix.",
+    )
+    s3_endpoint: str = Field("", description="Address of an S3-compatible server; empty for Amazon's.")
+    s3_region: str = Field("us-east-1", description="Region of the bucket.")
+    s3_access_key_id: SecretStr = Field(SecretStr(""), description="Empty: from the machine's own credentials.")
+    s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Empty: from the machine's own credentials.")
+
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    logdy_host: str = Field("", description="Host of Logdy; empty sends nothing there.")
+    logdy_port: int = Field(8475, ge=1, le=65535, description="TCP port of Logdy.")
+
+    @property
+    def lease_ms(self) -> int:
+        return int(self.lease_seconds * 1000)
+
+    @property
+    def production(self) -> bool:
+        return self.comfy_env == "production"
+
+    def password_weakness(self) -> str | None:
+        """Why the log-in must not be used in production, or None when it is fit."""
+        password = self.api_password.get_secret_value()
+        if not self.api_username or not password:
+            return "API_USERNAME or API_PASSWORD is empty"
+        if (self.api_username, password) == (DEFAULT_USERNAME, DEFAULT_PASSWORD):
+            return "API_USERNAME and API_PASSWORD are the defaults"
+        if len(password) < SHORTEST_PASSWORD or password.lower() == self.api_username.lower():
+            return f"API_PASSWORD is shorter than {SHORTEST_PASSWORD} characters or equals the user name"
+        return None

@@ -1,0 +1,57 @@
+"""The connection to Redis, and the border at which its errors become ours.
+
+One pooled client a process. A command waits at most `timeout` seconds, so that a stalled Redis turns into
+`Unavailable` and not into a hang;
+a broken pooled connection is tried once more at once (every transition may be repeated: see the `known` and `settled`
+checks in Lua).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from comfy_shared.errors import Unavailable
+from comfy_shared.settings import RedisSettings
+
+# What Redis itself answers in states that pass: no memory, no disk, still loading, a replica, no leader, a stuck
+# script.
+PASSING = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client for `settings`; it connects at its first command. The caller closes it with `aclose()`."""
+    return Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        password=settings.redis_password.get_secret_value() or None,
+        db=settings.redis_db,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        socket_keepalive=True,
+        max_connections=settings.redis_connections,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+@contextmanager
+def border() -> Iterator[None]:
+    """Turns what the client library raises into `Unavailable`; any other error of Redis is a bug of ours and stays one.
+
+    Raises:
+        Unavailable: Redis is away, stalled, full, loading or read-only.
+    """
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise Unavailable(f"Redis is away for now ({type(error).__name__}).") from error
+    except ResponseError as error:
+        word = next((word for word in PASSING if word in str(error)), None)
+        if word is None:
+            raise
+        raise Unavailable(f"Redis takes no commands for now ({word}).") from error
