@@ -39,20 +39,30 @@ class FileStore:
         self._store = store
 
     async def put(self, key: str, data: bytes | AsyncIterator[bytes]) -> Stored:
-        """Stores a file; a stream is hashed and counted on its way."""
+        """Stores a file; a stream is hashed and counted on its way. An error of the stream is raised as it is."""
         digest = hashlib.sha256()
         size = 0
+        broken: list[Exception] = []
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal size
             chunks = _cut(data) if isinstance(data, bytes) else data
-            async for chunk in chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                yield chunk
+            try:
+                async for chunk in chunks:
+                    digest.update(chunk)
+                    size += len(chunk)
+                    yield chunk
+            except Exception as error:
+                broken.append(error)
+                raise
 
-        with _border():
-            await obstore.put_async(self._store, key, counted())
+        try:
+            with _border():
+                await obstore.put_async(self._store, key, counted())
+        except Exception:
+            if broken:
+                raise broken[0] from None
+            raise
         return Stored(key=key, size=size, sha256=digest.hexdigest())
 
     async def exists(self, key: str) -> bool:

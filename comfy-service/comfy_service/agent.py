@@ -1,0 +1,384 @@
+"""The agent: owns one instance, claims when its GPU is free, and keeps what it holds alive.
+
+Loops: watch the instance (and its socket), heartbeat, renew leases, listen for wake-ups, claim. Each waits on events,
+none polls.
+At the stop it claims no more, waits for what runs (the grace period), gives back the rest and deregisters.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+from redis.asyncio import Redis
+
+from comfy_service.heartbeat import Heartbeat
+from comfy_service.inputs import InputPlacer
+from comfy_service.instance.client import Instance
+from comfy_service.instance.protocol import Frame, LogLines
+from comfy_service.instance.socket import Socket
+from comfy_service.lease import LeaseKeeper
+from comfy_service.outputs import Collector
+from comfy_service.publish import publish_at_start
+from comfy_service.runner import Run, Workplace
+from comfy_service.settings import ServiceSettings
+from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
+from comfy_shared.files import FileStore
+from comfy_shared.lifecycle import Backoff, Loops
+from comfy_shared.logs import bound
+from comfy_shared.models import TaskError
+from comfy_shared.needs import Offer
+from comfy_shared.queue import Attempt, BrokenAttempt, Draining, Nothing, Queue, UnknownLanes, Unregistered
+from comfy_shared.registry import Registry, Vitals, pack_offer
+from comfy_shared.store import border
+
+log = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 5.0  # what a stop leaves for giving back and settling after the grace period
+
+
+class Agent:
+    """The loop of one agent. Call `run` once."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        redis: Redis,
+        queue: Queue,
+        registry: Registry,
+        store: FileStore,
+    ) -> None:
+        self.session = uuid4().hex
+        self._settings = settings
+        self._redis = redis
+        self._queue = queue
+        self._instance = Instance(settings.comfyui_url, patience=settings.patience_seconds)
+        self._socket = Socket(settings.comfyui_url, self._on_frame)
+        self._heartbeat = Heartbeat(settings, registry, self.session)
+        self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
+        self._placer = InputPlacer(self._instance, store)
+        self._workplace = Workplace(
+            agent=settings.agent,
+            queue=queue,
+            instance=self._instance,
+            socket=self._socket,
+            placer=self._placer,
+            collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
+            silence=settings.silence_seconds,
+            suspect=self._suspect_instance,
+        )
+        self._offer = Offer({})
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()  # the instance answers, and what an earlier process left is looked after
+        self._wake = asyncio.Event()
+        self._run_ended = asyncio.Event()
+        self._unsure = True  # Redis may count tasks as ours that we know nothing of
+
+    async def run(self, stop: asyncio.Event, on_death: Callable[[str], None]) -> None:
+        """Works until `stop`, then shuts down in order."""
+        with bound(agent=self._settings.agent):
+            async with Loops(on_death) as loops:
+                loops.start("heartbeat", lambda: self._heartbeat.run(loops, self._vitals, self._instance.system_stats))
+                loops.start("leases", lambda: self._leases.run(loops))
+                loops.start("instance", lambda: self._watch_instance(loops))
+                loops.start("control", lambda: self._listen(loops))
+                folder = Path(self._settings.workflows_folder)
+                loops.start("workflows", lambda: publish_at_start(self._redis, self._queue.keys, folder, loops))
+                async with Loops(on_death) as claims:
+                    claims.start("claims", lambda: self._claim_loop(claims.stop))
+                    await stop.wait()
+                log.info("Agent stops", action="agent.stopping", held=len(self._runs))
+                self._heartbeat.stopping()
+                await self._finish_runs()
+                await self._heartbeat.goodbye()
+            await self._instance.close()
+            log.info("Agent stopped", action="agent.stopped")
+
+    async def _finish_runs(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.grace_seconds)
+        for run in self._runs.values():
+            run.release("the agent stops")
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
+
+    def _vitals(self) -> Vitals:
+        running = [task_id for task_id, run in self._runs.items() if not run.gpu_free.is_set()]
+        storing = [task_id for task_id, run in self._runs.items() if run.gpu_free.is_set()]
+        return Vitals(running=tuple(running), storing=tuple(storing))
+
+    # The instance and its socket.
+
+    async def _watch_instance(self, loops: Loops) -> None:
+        backoff = Backoff(0.1, 2.0)
+        while not loops.stop.is_set():
+            try:
+                await self._meet_instance()
+            except RunError as error:
+                self._ready.clear()
+                self._placer.forget()
+                self._heartbeat.instance_absent(error.message)
+                await loops.pause(backoff.next())
+                continue
+            follow = asyncio.create_task(self._socket.follow(self._on_open))
+            stopped = asyncio.create_task(loops.stop.wait())
+            await asyncio.wait({follow, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if not follow.done():
+                await self._socket.close()
+            await follow
+            for run in self._runs.values():
+                run.look()
+            if not self._on_gpu():
+                self._socket.new_client_id()
+            if self._socket.lived_long:
+                backoff.reset()
+            await loops.pause(backoff.next())
+
+    async def _meet_instance(self) -> None:
+        """Learns what the instance offers; after this the agent may claim.
+
+        Raises:
+            RunError: the instance does not answer, or not as it should.
+        """
+        stats = await self._instance.system_stats()
+        object_info = await self._instance.object_info()
+        offer = pack_offer(object_info)
+        self._offer = Offer(object_info)
+        self._heartbeat.instance_ready(stats, offer)
+        if not self._ready.is_set():
+            log.info("Instance is ready", action="instance.ready", classes=len(object_info))
+        await self._recover()
+        self._ready.set()
+
+    def _suspect_instance(self) -> None:
+        """A run found the instance gone or wrong: no claim until it was met again."""
+        self._ready.clear()
+        self._keep_task(self._socket.close())
+
+    def _keep_task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _on_open(self) -> None:
+        """The socket is open (again): what happened meanwhile only history tells."""
+        for run in self._runs.values():
+            run.look()
+        self._keep_task(self._subscribe_logs())
+
+    async def _subscribe_logs(self) -> None:
+        try:
+            await self._instance.subscribe_logs(self._socket.client_id)
+        except RunError as error:
+            log.info("No log of the instance", action="instance.no_log", reason=error.message)
+
+    def _on_gpu(self) -> Run | None:
+        return next((run for run in self._runs.values() if not run.gpu_free.is_set()), None)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if isinstance(frame, LogLines):
+            self._tell_log(frame)
+            return
+        prompt_id = getattr(frame, "prompt_id", None)
+        for run in self._runs.values():
+            if run.prompt_id == prompt_id or (prompt_id is None and not run.gpu_free.is_set()):
+                run.feed(frame)
+
+    def _tell_log(self, frame: LogLines) -> None:
+        current = self._on_gpu()
+        for line in frame.lines:
+            text = line.strip()
+            if text and not line.startswith("\r"):  # progress bars rewrite their line
+                fields = {"task_id": current.attempt.id} if current else {}
+                log.info("ComfyUI says", action="instance.log", text=text, **fields)
+
+    # What Redis says that we hold.
+
+    async def _recover(self) -> None:
+        """Adopts or gives back the tasks that Redis counts as ours and we do not know: of an earlier process, or of a
+        claim whose answer was lost; and stops prompts of ours that are nobody's any more.
+
+        Raises:
+            RunError: the instance does not answer.
+        """
+        if not self._unsure:
+            return
+        try:
+            held = set(await self._queue.held(self._settings.agent)) - set(self._runs)
+            running, waiting = await self._instance.queue()
+            ours = {item[1]: item[3] for item in running + waiting if self._is_ours(item)}
+            for task_id in held:
+                attempt = await self._queue.adopt(self._settings.agent, self.session, task_id)
+                if isinstance(attempt, Attempt):
+                    await self._resume(attempt, ours.pop(attempt.task.prompt_id, None))
+                elif attempt is not None:
+                    await self._drop_broken(attempt)
+            known = {run.prompt_id for run in self._runs.values()}
+            for prompt_id in set(ours) - known:
+                log.warning("A prompt of a lost task is stopped", action="instance.orphan", prompt_id=prompt_id)
+                await self._instance.remove(prompt_id)
+            self._unsure = False
+        except Unavailable as error:
+            log.warning("Recovery waits for Redis", action="agent.recovery_waits", reason=error.message)
+
+    def _is_ours(self, item: list[object]) -> bool:
+        extra = item[3] if len(item) > 3 else None
+        return isinstance(extra, dict) and extra.get("comfy_agent") == self._settings.agent
+
+    async def _resume(self, attempt: Attempt, extra: object) -> None:
+        ended = extra is None and await self._instance.history(attempt.task.prompt_id) is not None
+        if extra is None and not ended:
+            error = TaskError(
+                code="agent_lost", message="The agent restarted and its instance does not know the prompt."
+            )
+            await self._queue.try_again(attempt, error)
+            return
+        log.info("Prompt adopted", action="task.adopted", task_id=attempt.id, attempt=attempt.number)
+        if isinstance(extra, dict) and isinstance(extra.get("client_id"), str):
+            self._socket.client_id = extra["client_id"]  # its events go to this id
+        self._start(attempt, adopted=True)
+
+    async def _drop_broken(self, attempt: BrokenAttempt) -> None:
+        log.error("Task record is damaged", action="task.damaged", task_id=attempt.id, reason=attempt.reason)
+        try:
+            await self._queue.fail(attempt, TaskError(code="damaged", message=attempt.reason))
+        except LeaseLost:
+            return
+
+    # Leases and messages.
+
+    def _on_lost(self, task_id: str) -> None:
+        if run := self._runs.get(task_id):
+            run.lose()
+
+    async def _listen(self, loops: Loops) -> None:
+        """Takes wake-ups and cancellations. They are hints: whatever is missed while Redis is away is found
+        otherwise."""
+        backoff = Backoff(0.1, 2.0)
+        while not loops.stop.is_set():
+            try:
+                with border():
+                    async with self._redis.pubsub() as pubsub:
+                        await pubsub.subscribe(self._queue.keys.channel(self._settings.agent))
+                        self._wake.set()
+                        backoff.reset()
+                        while not loops.stop.is_set():
+                            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                            if message is not None:
+                                self._on_message(bytes(message["data"]).decode(errors="replace"))
+            except Unavailable as error:
+                log.warning("Wake-ups are not readable now", action="agent.control_away", reason=error.message)
+                await loops.pause(backoff.next())
+
+    def _on_message(self, message: str) -> None:
+        word, *rest = message.split()
+        if word == "cancel" and len(rest) == 2:
+            run = self._runs.get(rest[0])
+            if run is not None and str(run.attempt.number) == rest[1]:
+                log.info("Task is canceled", action="task.canceled", task_id=rest[0])
+                self._leases.drop(rest[0])
+                run.lose()
+        else:  # wake, drain, resume: the next claim tells
+            self._wake.set()
+
+    # Claiming.
+
+    async def _claim_loop(self, stop: asyncio.Event) -> None:
+        verdicts: dict[str, bool] = {}
+        backoff = Backoff(0.1, 2.0)
+        while await self._free(stop):
+            self._wake.clear()  # before the claim: a wake-up during it must not be lost
+            try:
+                reply = await self._queue.claim(
+                    self._settings.agent,
+                    self.session,
+                    prompt_id=str(uuid4()),
+                    verdicts=verdicts,
+                )
+                backoff.reset()
+            except Unavailable as error:
+                log.warning("Claiming waits for Redis", action="agent.claim_waits", reason=error.message)
+                self._unsure = True  # the claim may have been granted all the same
+                await first_of(stop, timeout=backoff.next())
+                await self._recover_again()
+                continue
+            verdicts = {}
+            if isinstance(reply, UnknownLanes):
+                verdicts = {lane: needs is None or self._offer.meets(needs) for lane, needs in reply.needs.items()}
+            elif isinstance(reply, Attempt):
+                self._start(reply)
+            elif isinstance(reply, BrokenAttempt):
+                await self._drop_broken(reply)
+            elif isinstance(reply, Nothing | Draining):
+                await first_of(stop, self._wake, timeout=self._settings.recheck_seconds)
+            elif isinstance(reply, Unregistered):
+                await self._register_again(stop)
+
+    async def _recover_again(self) -> None:
+        try:
+            await self._recover()
+        except ComfyError as error:
+            log.warning("Recovery waits for the instance", action="agent.recovery_waits", reason=error.message)
+
+    async def _register_again(self, stop: asyncio.Event) -> None:
+        try:
+            await self._heartbeat.beat(self._vitals())
+        except Unavailable:
+            await first_of(stop, timeout=1.0)
+
+    async def _free(self, stop: asyncio.Event) -> bool:
+        """Waits until the instance can take a prompt; False at the stop."""
+        while not stop.is_set():
+            current = self._on_gpu()
+            if current is not None:
+                await first_of(stop, current.gpu_free)
+            elif not self._ready.is_set():
+                await first_of(stop, self._ready)
+            elif len(self._runs) >= self._settings.storing_limit:
+                self._run_ended.clear()
+                await first_of(stop, self._run_ended)
+            else:
+                return True
+        return False
+
+    def _start(self, attempt: Attempt, *, adopted: bool = False) -> None:
+        run = self._runs[attempt.id] = Run(attempt, self._workplace)
+        self._leases.hold(attempt)
+        task = asyncio.create_task(self._execute(run, adopted=adopted), name=f"task {attempt.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _execute(self, run: Run, *, adopted: bool) -> None:
+        with bound(task_id=run.attempt.id, attempt=run.attempt.number):
+            log.info("Task claimed", action="task.claimed", workflow=run.attempt.task.workflow or None)
+            try:
+                await run.execute(adopted=adopted)
+            except Exception as error:
+                log.exception("A run died of a bug", action="task.bug")
+                await self._give_up(run.attempt, type(error).__name__)
+            finally:
+                self._leases.drop(run.attempt.id)
+                del self._runs[run.attempt.id]
+                self._run_ended.set()
+
+    async def _give_up(self, attempt: Attempt, bug: str) -> None:
+        try:
+            await self._queue.fail(attempt, TaskError(code="internal", message=f"The agent failed by a bug ({bug})."))
+        except ComfyError as error:
+            log.error("The task is left to the sweep", action="task.left", reason=error.message)
+
+
+async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Waits for the first of some events, or for `timeout` seconds."""
+    if any(event.is_set() for event in events):
+        return
+    waiters = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

@@ -1,0 +1,123 @@
+"""What the agent says of itself: that it is there, what its instance offers, and how it is."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from comfy_service.settings import ServiceSettings
+from comfy_shared.errors import ComfyError, Unavailable
+from comfy_shared.lifecycle import Loops
+from comfy_shared.registry import AgentRecord, Device, PackedOffer, Registry, Vitals
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Registers the agent, and again at every change and every `heartbeat_seconds`."""
+
+    def __init__(self, settings: ServiceSettings, registry: Registry, session: str) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._session = session
+        self._state = "waiting"
+        self._reason = "the instance was not reached yet"
+        self._version = ""
+        self._devices: tuple[Device, ...] = ()
+        self._vram_free = 0
+        self._ram_free = 0
+        self._offer: PackedOffer | None = None
+        self._first = True
+        self._news = asyncio.Event()
+        self.draining = False  # told so by an administrator, as of the last heartbeat
+
+    def instance_ready(self, stats: dict[str, Any], offer: PackedOffer) -> None:
+        """The instance answers; from now on its offer counts."""
+        self._state, self._reason, self._offer = "ready", "", offer
+        system = stats.get("system") or {}
+        self._version = str(system.get("comfyui_version", ""))
+        self._measure(stats)
+        self._news.set()
+
+    def instance_absent(self, reason: str) -> None:
+        """The instance does not answer: the offer is withdrawn until it does."""
+        if (self._state, self._reason) != ("waiting", reason):
+            self._state, self._reason, self._offer = "waiting", reason, None
+            self._news.set()
+
+    def stopping(self) -> None:
+        """The agent claims no more because it is about to go."""
+        self._state, self._reason = "stopping", "the agent stops"
+        self._news.set()
+
+    def _measure(self, stats: dict[str, Any]) -> None:
+        devices = [device for device in stats.get("devices") or [] if isinstance(device, dict)]
+        self._devices = tuple(
+            Device(
+                name=str(device.get("name", "")),
+                type=str(device.get("type", "")),
+                vram_total=int(device.get("vram_total") or 0),
+            )
+            for device in devices
+        )
+        self._vram_free = sum(int(device.get("vram_free") or 0) for device in devices)
+        self._ram_free = int((stats.get("system") or {}).get("ram_free") or 0)
+
+    async def run(self, loops: Loops, vitals: Callable[[], Vitals], measure: Callable[[], Any]) -> None:
+        """Beats until the stop. Raises Replaced when another process took over this agent's id."""
+        while not loops.stop.is_set():
+            try:
+                await self.beat(vitals())
+            except Unavailable as error:
+                log.warning("Heartbeat failed", action="agent.heartbeat_failed", reason=error.message)
+                if await loops.pause(1.0):
+                    return
+                continue
+            try:
+                async with asyncio.timeout(self._settings.heartbeat_seconds):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._refresh(measure)
+
+    async def _refresh(self, measure: Callable[[], Any]) -> None:
+        if self._state == "ready":
+            try:
+                self._measure(await measure())
+            except ComfyError:
+                return  # the loop that watches the instance deals with that
+
+    async def beat(self, vitals: Vitals) -> None:
+        """Registers now. Raises Unavailable, Replaced."""
+        self._news.clear()
+        record = AgentRecord(
+            id=self._settings.agent,
+            address=self._settings.address,
+            state=self._state,
+            reason=self._reason,
+            labels=self._settings.labels(),
+            comfyui_version=self._version,
+            devices=self._devices,
+        )
+        self.draining = await self._registry.register(
+            record,
+            Vitals(
+                running=vitals.running,
+                storing=vitals.storing,
+                vram_free=self._vram_free,
+                ram_free=self._ram_free,
+            ),
+            session=self._session,
+            offer=self._offer,
+            takeover=self._first,
+        )
+        if self._first:
+            self._first = False
+            log.info("Agent registered", action="agent.registered", state=self._state)
+
+    async def goodbye(self) -> None:
+        """Deregisters; a Redis that is away forgets us by itself."""
+        try:
+            await self._registry.deregister(self._settings.agent, self._session)
+        except Unavailable as error:
+            log.warning("Agent could not deregister", action="agent.deregister_failed", reason=error.message)

@@ -1,0 +1,85 @@
+"""What a history entry says: how a prompt ended, and which files and texts it made. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from comfy_shared.errors import Interrupted, NodeFailed, OutOfMemory
+
+
+class FileReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a node made, as /view takes it."""
+
+    node: str
+    kind: str  # images, gifs, audio, 3d …: the key that history lists it under
+    filename: str
+    subfolder: str
+    type: str  # output or temp
+
+
+class TextOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that a node shows."""
+
+    node: str
+    text: str
+
+
+def judge(entry: Mapping[str, Any]) -> None:
+    """Returns when the prompt ended in success.
+
+    An interrupted prompt has status "error" too: only its last message tells the two apart.
+
+    Raises:
+        Interrupted, OutOfMemory, NodeFailed.
+    """
+    status = entry.get("status") or {}
+    if status.get("status_str") == "success":
+        return
+    messages = [item for item in status.get("messages", []) if isinstance(item, list) and len(item) == 2]
+    kind, data = messages[-1] if messages else ("", {})
+    if kind == "execution_interrupted":
+        raise Interrupted
+    node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
+    exception = str(data.get("exception_type", "unknown"))
+    text = str(data.get("exception_message", "")).strip()[:2000]
+    details = {"node": node, "node_class": node_class, "exception": exception}
+    if "OutOfMemory" in exception or "out of memory" in text.lower():
+        raise OutOfMemory(f"Out of memory in node {node} ({node_class}): {text}", details)
+    raise NodeFailed(f"Node {node} ({node_class}) failed: {exception}: {text}", details)
+
+
+def products(entry: Mapping[str, Any]) -> Iterator[FileReference | TextOutput]:
+    """The files and texts of an entry, in the order of the nodes."""
+    for node, shown in (entry.get("outputs") or {}).items():
+        if not isinstance(shown, Mapping):
+            continue
+        for kind, items in shown.items():
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, Mapping) and isinstance(item.get("filename"), str):
+                    yield FileReference(
+                        node=str(node),
+                        kind=str(kind),
+                        filename=item["filename"],
+                        subfolder=str(item.get("subfolder") or ""),
+                        type=str(item.get("type") or "output"),
+                    )
+                elif kind == "text" and isinstance(item, str):
+                    yield TextOutput(node=str(node), text=item)
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def safe_name(filename: str, taken: set[str]) -> str:
+    """A file name made of what ComfyUI calls the file: no path, no odd characters, not among `taken` (it is added
+    there)."""
+    base = _UNSAFE.sub("_", filename.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".")[-120:] or "output"
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        stem, dot, extension = base.rpartition(".")
+        name = f"{stem}-{number}.{extension}" if dot else f"{base}-{number}"
+    taken.add(name)
+    return name

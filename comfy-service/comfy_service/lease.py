@@ -1,0 +1,78 @@
+"""The leases that this agent holds: renewed together, given up in time.
+
+Whoever cannot renew must stop its run before the lease ends, because another agent may then begin the task; whoever
+is told that a lease is lost
+(canceled, swept, taken over) must stop at once. Both are the same call: `on_lost`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from comfy_shared.errors import Unavailable
+from comfy_shared.lifecycle import Loops
+from comfy_shared.queue import Attempt, Queue
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Renews the leases of all attempts in one call per round."""
+
+    def __init__(self, queue: Queue, session: str, *, lease: float, on_lost: Callable[[str], None]) -> None:
+        self._queue = queue
+        self._session = session
+        self._lease = lease
+        self._on_lost = on_lost
+        self._attempts: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def hold(self, attempt: Attempt) -> None:
+        """Renews this attempt from now on; it was claimed or adopted just now."""
+        self._attempts[attempt.id] = attempt.number
+        self._until[attempt.id] = time.monotonic() + self._lease
+
+    def drop(self, task_id: str) -> None:
+        """Renews this task no longer."""
+        self._attempts.pop(task_id, None)
+        self._until.pop(task_id, None)
+
+    async def run(self, loops: Loops) -> None:
+        """Renews every third of a lease, and more often while Redis does not answer."""
+        wait = self._lease / 3
+        while not await loops.pause(wait):
+            wait = self._lease / 3 if await self.renew() else self._lease / 15
+
+    async def renew(self) -> bool:
+        """One round; False when Redis did not answer."""
+        attempts = dict(self._attempts)
+        if not attempts:
+            return True
+        asked_at = time.monotonic()
+        try:
+            # The half of a lease is the longest a stalled Redis may keep us from looking at the clock.
+            async with asyncio.timeout(self._lease / 5):
+                lost = await self._queue.renew(self._session, attempts)
+        except (Unavailable, TimeoutError):
+            self._give_up_in_time()
+            return False
+        for task_id in attempts:
+            if task_id in lost:
+                self._lose(task_id, "told")
+            elif task_id in self._until:
+                self._until[task_id] = asked_at + self._lease
+        return True
+
+    def _give_up_in_time(self) -> None:
+        now = time.monotonic()
+        for task_id, until in list(self._until.items()):
+            if now > until - self._lease / 5:
+                self._lose(task_id, "not renewed in time")
+
+    def _lose(self, task_id: str, reason: str) -> None:
+        if task_id in self._attempts:
+            log.warning("Lease lost", action="lease.lost", task_id=task_id, reason=reason)
+            self.drop(task_id)
+            self._on_lost(task_id)

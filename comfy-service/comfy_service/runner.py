@@ -1,0 +1,404 @@
+"""One attempt from claim to settlement: render, submit, follow, collect, settle.
+
+The websocket is a hint and history the truth: an ending that a frame announces is looked up, silence is looked into,
+and a prompt that the
+instance forgot is lost. The GPU is free for the next task as soon as the prompt ended; storing the outputs and
+settling go on beside it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from comfy_service.inputs import InputPlacer
+from comfy_service.instance.client import BadAnswer, Instance, Place
+from comfy_service.instance.history import judge
+from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
+from comfy_service.instance.socket import Socket
+from comfy_service.outputs import Collector, SocketImage
+from comfy_shared.errors import (
+    Damaged,
+    InstanceLost,
+    LeaseLost,
+    OutOfMemory,
+    OutputMissing,
+    RunError,
+    RunTimeout,
+    Unavailable,
+)
+from comfy_shared.lifecycle import Backoff
+from comfy_shared.models import EventType, Output, Prompt, TaskError, decode
+from comfy_shared.queue import Attempt, Queue
+
+log = structlog.get_logger(__name__)
+
+SOCKET_OUTPUT = "SaveImageWebsocket"  # its picture exists only as a frame
+HISTORY_LAG = 1.0  # seconds in which a prompt that was announced as ended must be in history
+LARGEST_IN_MEMORY = 512 * 1024 * 1024  # bytes of socket pictures of one attempt
+
+
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """What every attempt of this agent works with."""
+
+    agent: str
+    queue: Queue
+    instance: Instance
+    socket: Socket
+    placer: InputPlacer
+    collector: Collector
+    silence: float  # seconds without a frame before history is asked
+    suspect: Callable[[], None]  # told when the instance seems gone
+
+
+class BrokenPrompt(RunError):
+    """The stored prompt cannot be read."""
+
+    code = "damaged"
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The prompt succeeded and its outputs are stored."""
+
+    outputs: list[Output]
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The attempt failed."""
+
+    error: RunError
+
+
+class Released(msgspec.Struct, frozen=True):
+    """The task is given back unrun."""
+
+    reason: str
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The task is no longer ours."""
+
+
+Outcome = Done | Failed | Released | Lost
+
+
+class Run:
+    """One attempt. `feed` takes its frames; `gpu_free` is set when the instance can take the next prompt."""
+
+    def __init__(self, attempt: Attempt, place: Workplace) -> None:
+        self.attempt = attempt
+        self.gpu_free = asyncio.Event()
+        self._place = place
+        self._prompt: Prompt = {}
+        self._tracker = Tracker({})
+        self._images: list[SocketImage] = []
+        self._at_instance = False  # the prompt may wait or run there
+        self._follower = Follower(place.instance, attempt.task.prompt_id, place.silence)
+        self._progressed = asyncio.Event()
+        self._work: asyncio.Task[list[Output]] | None = None
+        self._given_up: Released | Lost | None = None
+
+    @property
+    def prompt_id(self) -> str:
+        return self.attempt.task.prompt_id
+
+    def feed(self, frame: Frame) -> None:
+        """Takes in a frame of this prompt. Never waits."""
+        self._follower.heard(ended=isinstance(frame, Ended))
+        if isinstance(frame, Ended):
+            self.gpu_free.set()
+        elif isinstance(frame, Image):
+            self._keep(frame)
+        elif self._tracker.feed(frame):
+            self._progressed.set()
+
+    def _keep(self, image: Image) -> None:
+        node = image.node or self._tracker.node
+        if node is None or self._prompt.get(node, {}).get("class_type") != SOCKET_OUTPUT:
+            return
+        if sum(len(kept.data) for kept in self._images) + len(image.data) <= LARGEST_IN_MEMORY:
+            self._images.append(SocketImage(node=node, data=image.data, content_type=image.content_type))
+
+    def look(self) -> None:
+        """Has history asked soon: the socket dropped or came back."""
+        self._follower.look()
+
+    def lose(self) -> None:
+        """Stops the prompt, because another may begin it. Once the prompt ended, the settlement finds out instead."""
+        if not self.gpu_free.is_set():
+            self._give_up(Lost())
+
+    def release(self, reason: str) -> None:
+        """Stops the prompt and gives the task back. A run that settles goes on."""
+        self._give_up(Released(reason))
+
+    def _give_up(self, how: Released | Lost) -> None:
+        if self._work is not None and not self._work.done() and self._given_up is None:
+            self._given_up = how
+            self._work.cancel()
+
+    async def execute(self, *, adopted: bool = False) -> None:
+        """Runs the attempt to its settlement. Raises nothing but bugs and cancellation from outside."""
+        try:
+            outcome = await self._outcome(adopted=adopted)
+            await self._settle(outcome)
+        finally:
+            await self._gone()
+            self.gpu_free.set()
+
+    async def _outcome(self, *, adopted: bool) -> Outcome:
+        self._work = asyncio.create_task(self._produce(adopted=adopted))
+        reporter = asyncio.create_task(self._report())
+        try:
+            return Done(await self._work)
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            await self._stop_prompt()
+            return self._given_up
+        except RunError as error:
+            log.warning("Attempt failed", action="task.attempt_failed", code=error.code, reason=error.message)
+            if isinstance(error, InstanceLost | BadAnswer | Forgotten):
+                self._place.suspect()
+            await self._stop_prompt()
+            await self._make_room(error)
+            return Failed(error)
+        finally:
+            reporter.cancel()
+
+    async def _produce(self, *, adopted: bool) -> list[Output]:
+        """Renders, submits, follows, collects."""
+        task = self.attempt.task
+        try:
+            async with asyncio.timeout(task.timeout or None):
+                self._read_prompt()
+                if not adopted:
+                    await self._submit()
+                self._at_instance = True
+                entry = await self._follower.follow(look_first=adopted)
+        except TimeoutError as error:
+            raise RunTimeout(f"The task ran longer than its limit of {task.timeout:g} s.") from error
+        self._at_instance = False
+        self.gpu_free.set()
+        judge(entry)
+        expected = {node for node, item in self._prompt.items() if item.get("class_type") == SOCKET_OUTPUT}
+        if expected - {image.node for image in self._images}:
+            raise OutputMissing("A picture that ComfyUI sends over the socket only was missed.")
+        return await self._place.collector.collect(task.id, task.attempt, entry, self._images)
+
+    def _read_prompt(self) -> None:
+        try:
+            self._prompt = decode(self.attempt.task.prompt, Prompt)
+        except Damaged as error:
+            raise BrokenPrompt from error
+        self._tracker = Tracker(self._prompt)
+
+    async def _submit(self) -> None:
+        task = self.attempt.task
+        prompt = await self._place.placer.place(self._prompt, task.inputs)
+        if task.error and task.error.code == OutputMissing.code:
+            prompt = break_cache(prompt, task.attempt)
+        self._at_instance = True
+        await self._place.instance.submit(
+            prompt,
+            prompt_id=task.prompt_id,
+            client_id=self._place.socket.client_id,
+            extra_data={"comfy_agent": self._place.agent},
+        )
+        log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)
+        self._progressed.set()
+
+    async def _report(self) -> None:
+        """Tells the start and the progress, ever less often the longer the run takes: some hundred events at most."""
+        started_at = time.monotonic()
+        kind = EventType.STARTED
+        while True:
+            await self._progressed.wait()
+            self._progressed.clear()
+            progress = self._tracker.progress()
+            try:
+                data = msgspec.to_builtins(progress)
+                await self._place.queue.report(self.attempt, kind, data, progress=progress)
+                kind = EventType.PROGRESS
+            except LeaseLost:
+                self.lose()
+                return
+            except Unavailable:
+                self._progressed.set()
+            await asyncio.sleep(max(0.1, (time.monotonic() - started_at) / 100))
+
+    async def _stop_prompt(self) -> None:
+        if self._at_instance:
+            try:
+                await self._place.instance.remove(self.prompt_id)
+            except RunError as error:
+                log.warning("Prompt could not be stopped", action="task.stop_failed", reason=error.message)
+
+    async def _make_room(self, error: RunError) -> None:
+        try:
+            if isinstance(error, OutOfMemory):
+                await self._place.instance.free(models=True)
+            elif isinstance(error, OutputMissing):
+                await self._place.instance.free(models=False)
+        except RunError as second:
+            log.warning("Memory could not be freed", action="instance.free_failed", reason=second.message)
+
+    async def _gone(self) -> None:
+        """Waits until a stopped prompt has left the GPU: what hangs there must not be given another task."""
+        while self._at_instance:
+            try:
+                if await self._place.instance.whereabouts(self.prompt_id) in (Place.ENDED, Place.NOWHERE):
+                    return
+            except InstanceLost:
+                return
+            except RunError as error:
+                log.warning("Instance answers wrongly", action="instance.wrong", reason=error.message)
+            await asyncio.sleep(0.3)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        """Ends the lease, as often as it takes until Redis answers."""
+        backoff = Backoff(0.1, 2.0)
+        while True:
+            try:
+                await self._settle_once(outcome)
+                return
+            except Unavailable as error:
+                log.warning("Settling waits for Redis", action="task.settle_waits", reason=error.message)
+                await asyncio.sleep(backoff.next())
+            except LeaseLost:
+                log.info("Outcome came too late", action="task.stale")
+                await self._place.collector.discard(self.attempt.id, self.attempt.number)
+                return
+
+    async def _settle_once(self, outcome: Outcome) -> None:
+        queue = self._place.queue
+        match outcome:
+            case Done(outputs):
+                await queue.complete(self.attempt, outputs)
+                log.info("Task completed", action="task.completed", outputs=len(outputs))
+            case Failed(error) if error.retryable:
+                status = await queue.try_again(self.attempt, task_error(error))
+                log.info("Task goes back", action="task.retrying", status=status.value, code=error.code)
+            case Failed(error):
+                await queue.fail(self.attempt, task_error(error))
+                log.info("Task failed", action="task.failed", code=error.code)
+            case Released(reason):
+                await queue.release(self.attempt, reason)
+                log.info("Task released", action="task.released", reason=reason)
+            case Lost():
+                raise LeaseLost
+
+
+class Follower:
+    """Waits for the end of one prompt."""
+
+    def __init__(self, instance: Instance, prompt_id: str, silence: float) -> None:
+        self._instance = instance
+        self._prompt_id = prompt_id
+        self._silence = silence
+        self._signal = asyncio.Event()
+        self._ended = False
+        self._look = False
+        self._heard_at = time.monotonic()
+
+    def heard(self, *, ended: bool) -> None:
+        """A frame came; `ended` when it announces the end."""
+        self._heard_at = time.monotonic()
+        if ended:
+            self._ended = True
+            self._signal.set()
+
+    def look(self) -> None:
+        """Has history and queue asked now."""
+        self._look = True
+        self._signal.set()
+
+    async def follow(self, *, look_first: bool) -> dict[str, Any]:
+        """The history entry of the ended prompt.
+
+        Raises:
+            InstanceLost: the instance is gone, or knows nothing of the prompt any more.
+            BadAnswer: it answers nonsense.
+        """
+        self._heard_at = time.monotonic()
+        if look_first:
+            self.look()
+        misses = 0
+        while True:
+            try:
+                entry = await self._next_look()
+                misses = 0
+            except InstanceLost:
+                misses += 1
+                if misses > 1:
+                    raise
+                await asyncio.sleep(0.3)
+                self.look()
+                continue
+            if entry is not None:
+                return entry
+
+    async def _next_look(self) -> dict[str, Any] | None:
+        """Waits for an announced end, a wish to look, or silence; then asks."""
+        try:
+            async with asyncio.timeout(max(0.05, self._heard_at + self._silence - time.monotonic())):
+                await self._signal.wait()
+        except TimeoutError:
+            self._look = time.monotonic() >= self._heard_at + self._silence
+        self._signal.clear()
+        if self._ended:
+            self._ended = False
+            entry = await self._announced()
+            if entry is not None:
+                return entry
+            self._look = True
+        if not self._look:
+            return None
+        self._look = False
+        self._heard_at = time.monotonic()  # the next look after another silence
+        place = await self._instance.whereabouts(self._prompt_id)
+        if place is Place.NOWHERE:
+            raise Forgotten
+        return await self._instance.history(self._prompt_id) if place is Place.ENDED else None
+
+    async def _announced(self) -> dict[str, Any] | None:
+        """Success may be announced some milliseconds before history has it."""
+        until = time.monotonic() + HISTORY_LAG
+        while time.monotonic() < until:
+            entry = await self._instance.history(self._prompt_id)
+            if entry is not None:
+                return entry
+            await asyncio.sleep(0.01)  # history has no event to wait for
+        return None
+
+
+class Forgotten(RunError):
+    """ComfyUI no longer knows the prompt: it was restarted, or somebody deleted it there."""
+
+    code = "instance_lost"
+    retryable = True
+
+
+def break_cache(prompt: Prompt, attempt: int) -> Prompt:
+    """The prompt with other file names: what a cached run named is gone, so its last nodes must run again."""
+    changed = dict(prompt)
+    for node, item in prompt.items():
+        prefix = item.get("inputs", {}).get("filename_prefix")
+        if isinstance(prefix, str):
+            changed[node] = {**item, "inputs": {**item["inputs"], "filename_prefix": f"{prefix}-{attempt}"}}
+    return changed
+
+
+def task_error(error: RunError) -> TaskError:
+    """An error as the task keeps it."""
+    details = dict(error.details)
+    return TaskError(
+        code=error.code,
+        message=error.message,
+        node=details.pop("node", None),
+        node_class=details.pop("node_class", None),
+        details=details,
+    )
