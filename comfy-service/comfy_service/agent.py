@@ -53,8 +53,8 @@ class Agent:
         self._settings = settings
         self._redis = redis
         self._queue = queue
-        self._instance = Instance(settings.comfyui_url, patience=settings.patience_seconds)
-        self._socket = Socket(settings.comfyui_url, self._on_frame)
+        self._instance = Instance(settings.comfyui_urls, patience=settings.patience_seconds)
+        self._socket = Socket(self._on_frame)
         self._heartbeat = Heartbeat(settings, registry, self.session)
         self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
         self._placer = InputPlacer(self._instance, store)
@@ -123,7 +123,7 @@ class Agent:
                 self._heartbeat.instance_absent(error.message)
                 await loops.pause(backoff.next())
                 continue
-            follow = asyncio.create_task(self._socket.follow(self._on_open))
+            follow = asyncio.create_task(self._socket.follow(self._instance.url, self._on_open))
             stopped = asyncio.create_task(loops.stop.wait())
             await asyncio.wait({follow, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()

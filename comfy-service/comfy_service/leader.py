@@ -1,7 +1,9 @@
 """One agent loop per machine and agent id, however many uvicorn workers serve its routes.
 
-Each worker waits for an exclusive file lock; who has it runs the agent. The kernel frees the lock with the process, also after SIGKILL, and
-the next waiting worker takes over. Waiting is a blocking call in a daemon thread: nothing polls, and a process that ends does not wait for it.
+Each worker waits for an exclusive file lock; who has it runs the agent. The kernel frees the lock with the process,
+also after SIGKILL, and
+the next waiting worker takes over. Waiting is a blocking call in a daemon thread: nothing polls, and a process that
+ends does not wait for it.
 """
 
 import asyncio
@@ -35,10 +37,15 @@ class Leadership:
     def _wait(file: int, loop: asyncio.AbstractEventLoop, granted: "asyncio.Future[None]") -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: granted.done() or granted.set_result(None))
+            loop.call_soon_threadsafe(_grant, granted)
 
     def release(self) -> None:
         """Frees the lock; without it this does nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _grant(granted: "asyncio.Future[None]") -> None:
+    if not granted.done():
+        granted.set_result(None)

@@ -1,4 +1,5 @@
-"""Loading the workflow files into Redis, once at start: agents that start together write once, an unchanged file is not rewritten."""
+"""Loading the workflow files into Redis, once at start: agents that start together write once, an unchanged file is
+not rewritten."""
 
 from pathlib import Path
 from typing import cast

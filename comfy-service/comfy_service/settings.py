@@ -15,7 +15,10 @@ class ServiceSettings(SharedSettings):
     service_address: str = Field(
         "", description="Address of those routes as others see it; empty: made of host name and port."
     )
-    comfyui_url: str = Field("http://127.0.0.1:8188", description="Address of the ComfyUI instance.")
+    comfyui_url: str = Field(
+        "http://127.0.0.1:8188",
+        description="Address of the ComfyUI instance; of several, separated by commas, the first that answers is used.",
+    )
     agent_id: str = Field(
         "", pattern=r"^[A-Za-z0-9_.-]{0,64}$", description="Stable id of this agent; empty: host name and port."
     )
@@ -45,10 +48,14 @@ class ServiceSettings(SharedSettings):
 
     @field_validator("comfyui_url")
     @classmethod
-    def _plain_address(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
+    def _addresses(cls, value: str) -> str:
+        if not all(url.strip().startswith(("http://", "https://")) for url in value.split(",")):
             raise ValueError("COMFYUI_URL must begin with http:// or https://")
-        return value.rstrip("/")
+        return value
+
+    @property
+    def comfyui_urls(self) -> tuple[str, ...]:
+        return tuple(url.strip().rstrip("/") for url in self.comfyui_url.split(","))
 
     @property
     def agent(self) -> str:

@@ -5,7 +5,7 @@ two: `whereabouts` asks both.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any, cast
@@ -40,12 +40,14 @@ class Instance:
     or no JSON.
     """
 
-    def __init__(self, url: str, *, patience: float) -> None:
-        self.url = url
+    def __init__(self, urls: Sequence[str], *, patience: float) -> None:
+        self.urls = urls  # of one instance, as seen from different networks: the first that answers is used
+        self.url = urls[0]
+        self._found = len(urls) == 1
         limits = httpx.Limits(max_connections=32, max_keepalive_connections=16)
         # No Origin is sent and Host is the instance's own: it refuses a loopback Host with a foreign Origin.
         self.http = httpx.AsyncClient(
-            base_url=url,
+            base_url=self.url,
             timeout=httpx.Timeout(patience, connect=2.0),
             limits=limits,
             trust_env=False,
@@ -54,10 +56,24 @@ class Instance:
     async def close(self) -> None:
         await self.http.aclose()
 
+    async def _find(self) -> None:
+        for url in self.urls:
+            try:
+                answer = await self.http.get(f"{url}/system_stats", timeout=5.0)
+            except httpx.HTTPError:
+                continue
+            if answer.status_code == 200:
+                self.url, self._found = url, True
+                self.http.base_url = httpx.URL(url)
+                return
+
     async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        if not self._found:
+            await self._find()
         try:
             response = await self.http.request(method, path, **options)
         except httpx.HTTPError as error:
+            self._found = len(self.urls) == 1
             raise InstanceLost(f"ComfyUI does not answer {method} {path} ({type(error).__name__}).") from error
         if response.status_code >= 500:
             raise BadAnswer(f"ComfyUI answered {method} {path} with {response.status_code}.")

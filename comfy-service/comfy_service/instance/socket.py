@@ -29,10 +29,7 @@ QUIET = 60.0  # seconds without an answer to our ping; a model load may hold the
 class Socket:
     """The socket of one agent. `client_id` is unguessable: whoever knows it could take the events over."""
 
-    def __init__(self, url: str, on_frame: Callable[[Frame], None]) -> None:
-        parts = urlsplit(url)
-        scheme = "wss" if parts.scheme == "https" else "ws"
-        self._url = urlunsplit((scheme, parts.netloc, parts.path + "/ws", "", ""))
+    def __init__(self, on_frame: Callable[[Frame], None]) -> None:
         self._on_frame = on_frame
         self._connection: ClientConnection | None = None
         self.client_id = uuid4().hex
@@ -42,13 +39,13 @@ class Socket:
         """Takes a fresh id for the next connection; only while no prompt of the old one runs."""
         self.client_id = uuid4().hex
 
-    async def follow(self, on_open: Callable[[], None]) -> None:
-        """Connects and hands on frames until the connection ends, however it ends."""
+    async def follow(self, url: str, on_open: Callable[[], None]) -> None:
+        """Connects to the instance at `url` and hands on frames until the connection ends, however it ends."""
         self.lived_long = False
         began_at = time.monotonic()
         try:
             async with connect(
-                f"{self._url}?clientId={self.client_id}",
+                f"{_socket_address(url)}?clientId={self.client_id}",
                 max_size=LARGEST_FRAME,
                 open_timeout=5,
                 close_timeout=1,
@@ -74,3 +71,9 @@ class Socket:
         """Ends the connection, so that `follow` returns."""
         if self._connection is not None:
             await self._connection.close()
+
+
+def _socket_address(url: str) -> str:
+    parts = urlsplit(url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    return urlunsplit((scheme, parts.netloc, parts.path + "/ws", "", ""))
