@@ -12,7 +12,7 @@ from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Backoff, Loops
 from comfy_shared.store import border
-from comfy_shared.workflows import Workflow, load_workflows, to_json
+from comfy_shared.workflows import Workflow, WorkflowError, load_workflows, to_json
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,11 @@ async def publish_folder(redis: Redis, keys: Keys, folder: Path) -> None:
     Raises:
         Unavailable: Redis is away.
     """
-    workflows, broken = load_workflows(folder)
+    try:
+        workflows, broken = load_workflows(folder)
+    except WorkflowError as unreadable:  # the folder itself
+        log.error("Workflows cannot be read", action="workflow.broken", reason=str(unreadable))
+        return
     for error in broken:
         log.error("Workflow is broken", action="workflow.broken", workflow=error.workflow, reason=str(error))
     for workflow in workflows:

@@ -240,9 +240,9 @@ class Run:
     async def _make_room(self, error: RunError) -> None:
         try:
             if isinstance(error, OutOfMemory):
-                await self._place.instance.free(models=True)
+                await self._place.instance.release_memory(unload_models=True, free_memory=True)
             elif isinstance(error, OutputMissing):
-                await self._place.instance.free(models=False)
+                await self._place.instance.release_memory(unload_models=False, free_memory=True)
         except RunError as second:
             log.warning("Memory could not be freed", action="instance.free_failed", reason=second.message)
 

@@ -86,6 +86,23 @@ class Instance:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadAnswer(f"ComfyUI answered GET {path} with something that is no JSON object.") from error
 
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        """An answer as it is, unless it is a server error."""
+        return await self._ask("GET", path, **options)
+
+    async def post_form(
+        self, path: str, files: Mapping[str, tuple[str, bytes]], form: Mapping[str, str]
+    ) -> httpx.Response:
+        """Posts a multipart form."""
+        return await self._ask("POST", path, files=files, data=form)
+
+    async def open(self, path: str, **options: Any) -> httpx.Response:
+        """An answer whose body is yet to be read; the caller closes it."""
+        try:
+            return await self.http.send(self.http.build_request("GET", path, **options), stream=True)
+        except httpx.HTTPError as error:
+            raise InstanceLost(f"ComfyUI does not answer GET {path} ({type(error).__name__}).") from error
+
     async def system_stats(self) -> dict[str, Any]:
         """Machine and devices; cheap."""
         return await self._json("/system_stats", timeout=5.0)
@@ -142,11 +159,15 @@ class Instance:
     async def remove(self, prompt_id: str) -> None:
         """Stops this prompt, waiting or running, and no other."""
         await self._ask("POST", "/queue", json={"delete": [prompt_id]})
+        await self.interrupt(prompt_id)
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Stops this prompt if it runs now, and no other."""
         await self._ask("POST", "/interrupt", json={"prompt_id": prompt_id})
 
-    async def free(self, *, models: bool) -> None:
-        """Drops the cache of results and, with `models`, the loaded models; after the prompt that runs now."""
-        await self._ask("POST", "/free", json={"unload_models": models, "free_memory": True})
+    async def release_memory(self, *, unload_models: bool, free_memory: bool) -> None:
+        """Unloads the models, drops the cached results; after the prompt that runs now."""
+        await self._ask("POST", "/free", json={"unload_models": unload_models, "free_memory": free_memory})
 
     async def subscribe_logs(self, client_id: str) -> None:
         """Has the instance's log lines sent to that client's socket."""
@@ -154,7 +175,7 @@ class Instance:
 
     async def upload(self, name: str, data: bytes) -> str:
         """Puts a file into the input folder; returns what a node's input has to name."""
-        response = await self._ask("POST", "/upload/image", files={"image": (name, data)}, data={"type": "input"})
+        response = await self.post_form("/upload/image", {"image": (name, data)}, {"type": "input"})
         if response.status_code != 200:
             raise BadAnswer(f"ComfyUI refused an input file with {response.status_code}.")
         answer = _answer(response)
