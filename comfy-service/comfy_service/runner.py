@@ -151,7 +151,7 @@ class Run:
 
     async def _outcome(self, *, adopted: bool) -> Outcome:
         self._work = asyncio.create_task(self._produce(adopted=adopted))
-        reporter = asyncio.create_task(self._report())
+        reporter = asyncio.create_task(self._report(EventType.PROGRESS if adopted else EventType.STARTED))
         try:
             return Done(await self._work)
         except asyncio.CancelledError:
@@ -211,10 +211,9 @@ class Run:
         log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)
         self._progressed.set()
 
-    async def _report(self) -> None:
+    async def _report(self, kind: EventType) -> None:
         """Tells the start and the progress, ever less often the longer the run takes: some hundred events at most."""
         started_at = time.monotonic()
-        kind = EventType.STARTED
         while True:
             await self._progressed.wait()
             self._progressed.clear()
