@@ -89,6 +89,8 @@ def follow(client: httpx.Client, task: dict[str, Any]) -> None:
             if event["type"] in ("started", "progress"):
                 step = f"{data['value']:g}/{data['maximum']:g}" if data["maximum"] > 1 else ""
                 display.show(bar(data["fraction"], f"{data['node_class'] or event['type']} {step}"))
+            elif event["type"] == "completed":
+                display.show(bar(1, "completed"))
             else:
                 display.show(f"{event['type']} {data.get('agent', '')}")
     display.end()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from fastapi import Request
+from redis.asyncio import Redis
 
 from comfy_service.instance.client import Instance
 from comfy_service.settings import ServiceSettings
@@ -16,6 +17,7 @@ class Resources:
     """Made at start, closed at the end."""
 
     settings: ServiceSettings
+    redis: Redis
     queue: Queue
     registry: Registry
     instance: Instance  # of the routes; the agent loop has its own

@@ -1,0 +1,54 @@
+"""What routes are given: the resources that the lifespan yields, and who asks."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import msgspec
+from fastapi import Depends, Header
+from redis.asyncio import Redis
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.listing import TaskLister
+from comfy_balancer.service import TaskService
+from comfy_balancer.settings import BalancerSettings
+from comfy_shared.files import FileStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one process holds while it serves."""
+
+    settings: BalancerSettings
+    redis: Redis
+    files: FileStore
+    service: TaskService
+    lister: TaskLister
+    catalog: Catalog
+    fleet: Fleet
+
+
+def _resources(connection: HTTPConnection) -> Resources:
+    return cast("Resources", connection.state.resources)
+
+
+def _owner(connection: HTTPConnection) -> str:
+    return cast("str", connection.state.owner)
+
+
+Here = Annotated[Resources, Depends(_resources)]
+Owner = Annotated[str, Depends(_owner)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="Makes a repeated call the same call: 1 to 255 visible ASCII characters."),
+]
+
+
+class Json(Response):
+    """An answer encoded by msgspec."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)

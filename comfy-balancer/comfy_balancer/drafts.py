@@ -1,0 +1,219 @@
+"""A request → a draft: the concrete prompt, checked, with the slots that take files. Pure functions; no I/O.
+
+A draft names its files by hash only. Whether they are stored is the caller's to find out; everything else that can be
+wrong with a task is found here, with the field that the client wrote: a slot that a parameter fills is
+`parameters.NAME`.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from comfy_balancer.checks import (
+    SHA256,
+    check_offered,
+    check_outputs,
+    check_paths,
+    check_structure,
+    file_inputs,
+    takes_upload,
+)
+from comfy_balancer.schemas import TaskRequest
+from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.uploads import Kind
+from comfy_shared.errors import FieldProblem, InvalidTask
+from comfy_shared.models import Prompt
+from comfy_shared.needs import Offer
+from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
+
+LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+LABEL_LENGTH = 256  # characters of a value
+KINDS: dict[ParameterType, frozenset[Kind]] = {
+    ParameterType.IMAGE: frozenset({Kind.PICTURE}),
+    ParameterType.MASK: frozenset({Kind.PICTURE}),
+    ParameterType.VIDEO: frozenset({Kind.VIDEO}),
+    ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
+}
+ANY_KIND = frozenset(Kind)
+NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the form"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """An input of the prompt that takes a file."""
+
+    node: str
+    input: str
+    sha256: str
+    field: str  # as the client knows it
+    kinds: frozenset[Kind]  # what it may be
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A task that could run, if its files are there."""
+
+    request: TaskRequest
+    prompt: Prompt
+    parameters: dict[str, Any]  # effective
+    workflow: Workflow | None
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What a request is checked against."""
+
+    settings: BalancerSettings
+    offers: Sequence[Offer]
+    workflows: Mapping[str, Workflow]
+    nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
+
+
+def draft(
+    request: TaskRequest,
+    around: Surroundings,
+    parts: Mapping[str, str] = {},
+) -> Draft:
+    """The checked draft of one task. `parts` are the form's files: part name → sha256.
+
+    Raises:
+        InvalidTask: all that does not fit, as far as it can be told at once.
+    """
+    problems = _check_fields(request, around.settings)
+    if (request.workflow is None) == (request.prompt is None):
+        problems.append(FieldProblem(field="workflow", message="either a workflow or a prompt must be given, not both"))
+    if problems:
+        raise InvalidTask(tuple(problems))
+    if request.workflow is not None:
+        return _from_workflow(request, request.workflow, around, parts)
+    return _from_prompt(request, around, parts)
+
+
+def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:
+    problems = []
+    if request.timeout is not None and request.timeout > settings.longest_timeout:
+        message = f"must be at most {settings.longest_timeout:g}"
+        limits = {"maximum": settings.longest_timeout}
+        problems.append(FieldProblem(field="timeout", message=message, limits=limits))
+    for name, value in request.labels.items():
+        where = f"labels.{name[:64].encode('unicode_escape', 'replace').decode()}"
+        if not LABEL_NAME.fullmatch(name):
+            problems.append(FieldProblem(field=where, message="a name has 1 to 63 of A-Z a-z 0-9 _ . -"))
+        elif len(value) > LABEL_LENGTH or not value.isprintable():
+            problems.append(FieldProblem(field=where, message=f"must be at most {LABEL_LENGTH} printable characters"))
+    return problems
+
+
+def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+    workflow = around.workflows.get(name)
+    if workflow is None:
+        near = list(around.nearest.get(name, []))
+        message = f"there is no workflow {name[:64]!r}"
+        raise InvalidTask((FieldProblem(field="workflow", message=message, nearest=near),))
+    by_name = {parameter.name: parameter for parameter in workflow.parameters}
+    for part in parts:
+        if part not in by_name or not by_name[part].type.is_file:
+            files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
+            message = f"no parameter of {name} takes a file of this name"
+            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
+        if part in request.parameters:
+            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
+    try:
+        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=lambda: secrets.randbits(53))
+    except ParameterError as error:
+        raise InvalidTask(tuple(_parameter_problem(problem) for problem in error.problems)) from None
+    slots = tuple(
+        Slot(
+            node=file.node_id,
+            input=file.input_name,
+            sha256=file.value,
+            field=f"parameters.{file.parameter}",
+            kinds=KINDS[by_name[file.parameter].type],
+        )
+        for file in rendered.inputs
+    )
+    problems = [
+        FieldProblem(field=slot.field, message=NEEDS_FILE) for slot in slots if not SHA256.fullmatch(slot.sha256)
+    ]
+    if not problems:
+        problems = _check_rendered(request, workflow, rendered, around.offers)
+    if problems:
+        raise InvalidTask(tuple(problems))
+    return Draft(
+        request=request,
+        prompt=rendered.prompt,
+        parameters=rendered.parameters,
+        workflow=workflow,
+        slots=slots,
+    )
+
+
+def _parameter_problem(problem: Any) -> FieldProblem:
+    return FieldProblem(
+        field=f"parameters.{problem.parameter}",
+        message=problem.message,
+        nearest=list(problem.nearest),
+        limits=problem.limits,
+    )
+
+
+def _check_rendered(
+    request: TaskRequest,
+    workflow: Workflow,
+    rendered: Rendered,
+    offers: Sequence[Offer],
+) -> list[FieldProblem]:
+    """The graph is the operator's; what the caller put into it is checked like any other input."""
+    filled: dict[str, str] = {}
+    touched: Prompt = {}
+    for parameter in workflow.parameters:
+        for target in parameter.targets:
+            filled[f"prompt.{target.node_id}.inputs.{target.input_name}"] = f"parameters.{parameter.name}"
+            if parameter.name in request.parameters:
+                node = rendered.prompt[target.node_id]
+                part = touched.setdefault(target.node_id, {"class_type": node["class_type"], "inputs": {}})
+                part["inputs"][target.input_name] = node["inputs"][target.input_name]
+    problems = check_paths(touched, offers) or check_offered(rendered.prompt, offers)
+    return [msgspec.structs.replace(problem, field=filled.get(problem.field, problem.field)) for problem in problems]
+
+
+def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+    if request.parameters:
+        raise InvalidTask((FieldProblem(field="parameters", message="only a workflow has parameters"),))
+    problems = check_structure(request.prompt, node_limit=around.settings.node_limit)
+    if problems:
+        raise InvalidTask(tuple(problems))
+    prompt: Prompt = {
+        node_id: {**node, "inputs": {**node["inputs"]}} for node_id, node in (request.prompt or {}).items()
+    }
+    for part, sha256 in parts.items():
+        node_id, name = _slot_of(part, prompt, around.offers)
+        prompt[node_id]["inputs"][name] = sha256
+    problems = check_paths(prompt, around.offers)
+    told = {problem.field for problem in problems}
+    slots = []
+    for node_id, name, value in file_inputs(prompt, around.offers):
+        here = f"prompt.{node_id}.inputs.{name}"
+        if isinstance(value, str) and SHA256.fullmatch(value):
+            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
+        elif here not in told:
+            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
+    problems = problems or check_outputs(prompt, around.offers) or check_offered(prompt, around.offers)
+    if problems:
+        raise InvalidTask(tuple(problems))
+    return Draft(request=request, prompt=prompt, parameters={}, workflow=None, slots=tuple(slots))
+
+
+def _slot_of(part: str, prompt: Prompt, offers: Sequence[Offer]) -> tuple[str, str]:
+    """Node and input of a part's name; ids and names may hold dots themselves."""
+    for at in (index for index, character in enumerate(part) if character == "."):
+        node_id, name = part[:at], part[at + 1 :]
+        if node_id in prompt and takes_upload(prompt[node_id]["class_type"], name, offers):
+            return node_id, name
+    message = "no input of the prompt takes a file of this name (NODE_ID.INPUT_NAME)"
+    raise InvalidTask((FieldProblem(field=part, message=message),))

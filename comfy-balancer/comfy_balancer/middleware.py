@@ -1,0 +1,251 @@
+"""What every request passes before a route sees it, outermost first; pure ASGI, so that streaming stays streaming.
+
+    RequestContext   request id, security headers, unexpected errors → 500
+    HeaderLimit      headers over 16 KiB → 431
+    BasicAuth        everything but the health routes needs the log-in → 401
+    Origin           a foreign page may not write nor open a websocket → 403
+    Body             type of the body (415) and its size, also while it streams (413)
+
+Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: no header of it is ever sent.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from comfy_balancer.errors import MEDIA_TYPE, problem_body
+from comfy_balancer.settings import BalancerSettings
+from comfy_shared.errors import TooLarge
+
+log = structlog.get_logger(__name__)
+
+HEADER_LIMIT = 16 * 1024  # bytes of all names and values
+OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
+FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    code: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Answers with a problem document; a websocket is denied with the same status and body."""
+    body = problem_body(status, code, detail, request_id=scope.get("state", {}).get("request_id", ""))
+    told = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **(headers or {})}
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in told.items()]
+    prefix = "http"
+    if scope["type"] == "websocket":
+        await receive()
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 4000 + status})
+            return
+        prefix = "websocket.http"
+    await send({"type": f"{prefix}.response.start", "status": status, "headers": raw})
+    await send({"type": f"{prefix}.response.body", "body": b"" if scope.get("method") == "HEAD" else body})
+
+
+class RequestContext:
+    """Names the request, puts the security headers on its answer, and is the last to catch an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        wished = Headers(scope=scope).get("x-request-id", "")
+        request_id = wished if REQUEST_ID.fullmatch(wished) else str(ULID()).lower()
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def named(message: Message) -> None:
+            nonlocal started
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                started = True
+                headers = MutableHeaders(raw=list(message.get("headers", [])))
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, named)
+            except ClientDisconnect:
+                log.info("The client went away", action="http.disconnected")
+            except Exception:
+                if started:
+                    raise  # the server breaks the connection, so that nobody takes the part for the whole, and logs
+                log.exception("Request failed unexpectedly", action="http.failed")
+                detail = "Something went wrong here; the log has it under this request id."
+                await refuse(scope, receive, named, 500, "internal", detail)
+
+
+class HeaderLimit:
+    """Refuses headers that are larger than any honest client's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and sum(len(n) + len(v) for n, v in scope["headers"]) > HEADER_LIMIT:
+            detail = f"The headers are larger than {HEADER_LIMIT} bytes."
+            await refuse(scope, receive, send, 431, "headers-too-large", detail)
+            return
+        await self.app(scope, receive, send)
+
+
+class BasicAuth:
+    """Asks for the log-in. Only the exact bytes of a health route's path are open: no other spelling of them is."""
+
+    def __init__(self, app: ASGIApp, username: str, password: str) -> None:
+        self.app = app
+        self._username = username
+        self._expected = (_digest(username.encode()), _digest(password.encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._open(scope):
+            await self.app(scope, receive, send)
+            return
+        if not self._fits(Headers(scope=scope).getlist("authorization")):
+            challenge = {"WWW-Authenticate": 'Basic realm="comfy", charset="UTF-8"'}
+            await refuse(scope, receive, send, 401, "unauthorized", "A log-in is needed.", challenge)
+            return
+        scope["state"]["owner"] = self._username
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    def _open(scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["raw_path"] in OPEN_PATHS
+
+    def _fits(self, headers: list[str]) -> bool:
+        user, password = _credentials(headers[0]) if len(headers) == 1 else (b"", b"")
+        # Both are compared, whatever the first says; hashes have one length.
+        user_fits = hmac.compare_digest(_digest(user), self._expected[0])
+        password_fits = hmac.compare_digest(_digest(password), self._expected[1])
+        return user_fits & password_fits
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+def _credentials(header: str) -> tuple[bytes, bytes]:
+    """User and password of an Authorization header; empty when it is no basic log-in."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        decoded = base64.b64decode(encoded.strip().encode("ascii"), validate=True)
+    except (binascii.Error, ValueError):
+        return b"", b""
+    user, colon, password = decoded.partition(b":")
+    return (user, password) if colon and scheme.lower() == "basic" else (b"", b"")
+
+
+class Origin:
+    """A page of another origin may read nothing (no CORS) and, here, write nothing and open no websocket."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in SAFE_METHODS):
+            headers = Headers(scope=scope)
+            if headers.get("sec-fetch-site") == "cross-site" or not all(
+                _same(origin, headers.get("host", "")) for origin in headers.getlist("origin")
+            ):
+                detail = "A page of another origin may not do this."
+                await refuse(scope, receive, send, 403, "foreign-origin", detail)
+                return
+        await self.app(scope, receive, send)
+
+
+def _same(origin: str, host: str) -> bool:
+    try:
+        ours = urlsplit(f"//{host}")
+        theirs = urlsplit(origin)
+        default = DEFAULT_PORTS.get(theirs.scheme)
+        if default is None or not theirs.hostname:
+            return False
+        return (theirs.hostname, theirs.port or default) == (ours.hostname, ours.port or default)
+    except ValueError:
+        return False
+
+
+class Body:
+    """Refuses bodies of a type that the path does not take, and bodies over their limit, told or streamed."""
+
+    def __init__(self, app: ASGIApp, settings: BalancerSettings) -> None:
+        self.app = app
+        self._json_limit = settings.json_limit
+        self._form_limit = settings.form_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        has_body = length not in ("", "0") or "transfer-encoding" in headers
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] not in SAFE_METHODS and (has_body or kind):
+            detail = _misfit(headers, kind, scope["path"])
+            if detail:
+                await refuse(scope, receive, send, 415, "wrong-media-type", detail)
+                return
+        limit = self._form_limit if kind == "multipart/form-data" else self._json_limit
+        message = f"The body is larger than {limit} bytes."
+        if length.isdecimal() and int(length[:20]) > limit:
+            await refuse(scope, receive, send, 413, "too-large", message, {"Connection": "close"})
+            return
+        await self.app(scope, _counted(receive, limit, message), send)
+
+
+def _counted(receive: Receive, limit: int, message: str) -> Receive:
+    seen = 0
+
+    async def counting() -> Message:
+        nonlocal seen
+        part = await receive()
+        seen += len(part.get("body", b""))
+        if seen > limit:
+            raise TooLarge(message)
+        return part
+
+    return counting
+
+
+def _misfit(headers: Headers, kind: str, path: str) -> str | None:
+    """Why this body is not taken."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return "A compressed body is not taken."
+    if kind == "multipart/form-data":
+        return None if path in FORM_PATHS else "Files are not taken here; send application/json."
+    if kind != "application/json":
+        return "The Content-Type must be application/json" + (" or multipart/form-data." if path in FORM_PATHS else ".")
+    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", headers["content-type"], re.IGNORECASE)
+    if charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii"):
+        return "JSON is UTF-8."
+    return None

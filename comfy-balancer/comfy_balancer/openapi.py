@@ -1,0 +1,98 @@
+"""The OpenAPI document: FastAPI's paths and parameters, and the schemas of our Structs.
+
+FastAPI would describe only Pydantic models; bodies and answers here are msgspec Structs, so their JSON Schemas are
+made by msgspec and referred to by name. Every refusal is a problem document, and the document says so once for all
+operations.
+"""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from comfy_balancer import schemas
+from comfy_balancer.errors import MEDIA_TYPE, FieldError, Problem
+
+REF = "#/components/schemas/{name}"
+DESCRIPTION = """
+One queue in front of many ComfyUIs. Submit a task by a workflow's name and its parameters, or a raw prompt; follow it
+by server-sent events or a websocket; load its outputs.
+
+Every refusal is a problem document (RFC 9457) that names the field at fault. Writes take `application/json`, and
+where files are taken `multipart/form-data`.
+"""
+TAGS = [
+    {"name": "Tasks", "description": "Submit, find, cancel and retry tasks; follow them; load what they made."},
+    {"name": "Inputs", "description": "Files for later tasks, addressed by their content."},
+    {"name": "Workflows", "description": "Named templates and their parameters."},
+    {"name": "Agents", "description": "Who renders: one agent for each ComfyUI."},
+    {"name": "Health", "description": "For load balancers; without a log-in."},
+]
+
+
+def answer(
+    status: int,
+    type_: type[msgspec.Struct],
+    description: str,
+    example: Any = None,
+) -> dict[int | str, dict[str, Any]]:
+    """The entry of `responses` for one status."""
+    content: dict[str, Any] = {"schema": {"$ref": REF.format(name=type_.__name__)}}
+    if example is not None:
+        content["example"] = example
+    return {status: {"description": description, "content": {"application/json": content}}}
+
+
+def body(
+    type_: type[msgspec.Struct] | None,
+    *,
+    examples: dict[str, Any] | None = None,
+    form: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`openapi_extra` for a route that reads its own body. `form` is the schema of a multipart body."""
+    content: dict[str, Any] = {}
+    if type_ is not None:
+        named = {name: {"summary": name, "value": value} for name, value in (examples or {}).items()}
+        content["application/json"] = {"schema": {"$ref": REF.format(name=type_.__name__)}, "examples": named}
+    if form is not None:
+        content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """The whole document; made once."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=TAGS,
+    )
+    structs = [
+        value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
+    ]
+    structs = [value for value in structs if value is not msgspec.Struct]
+    _, components = msgspec.json.schema_components([*structs, Problem, FieldError], ref_template=REF)
+    components["TaskRequest"]["example"] = schemas.SMOKE_TASK
+    known = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        known.pop(name, None)
+    known.update(components)
+    document["components"]["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
+    document["security"] = [{"basic": []}]
+    problem = {
+        "description": "Refused: a problem document.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}},
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if path in ("/healthz", "/readyz"):
+                operation["security"] = []
+            else:
+                operation["responses"]["default"] = problem
+    app.openapi_schema = document
+    return document

@@ -1,0 +1,203 @@
+"""Submit, find, cancel and retry tasks."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from comfy_balancer import views
+from comfy_balancer.decoding import decode_body
+from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Owner, Resources
+from comfy_balancer.errors import invalid
+from comfy_balancer.listing import Query as TaskQuery
+from comfy_balancer.openapi import answer, body
+from comfy_balancer.schemas import (
+    SMOKE_PROMPT,
+    SMOKE_TASK,
+    BatchRequest,
+    BatchView,
+    TaskList,
+    TaskRequest,
+    TaskView,
+)
+from comfy_balancer.service import Accepted
+from comfy_balancer.uploads import read_form
+from comfy_shared.models import Status
+
+router = APIRouter(prefix="/tasks", tags=["Tasks"])
+
+Wait = Annotated[
+    float | None,
+    Query(ge=0, le=300, description="Seconds to wait for the end; then the answer is 200 with the finished task."),
+]
+TASK_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["task"],
+    "properties": {
+        "task": {
+            "type": "string",
+            "description": "The same JSON as in the other form of this call.",
+            "example": '{"workflow": "image-to-image", "parameters": {"text": "a lighthouse in oil"}}',
+        },
+        "image": {
+            "type": "string",
+            "format": "binary",
+            "description": "A file. The part's name is the parameter that takes it, or NODE_ID.INPUT_NAME of a prompt.",
+        },
+    },
+    "additionalProperties": {"type": "string", "format": "binary"},
+}
+
+
+def _headers(accepted: Accepted) -> dict[str, str]:
+    headers = {"Location": views.task_url(accepted.tasks[0].id)} if len(accepted.tasks) == 1 else {}
+    return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Submit a task",
+    responses=answer(202, TaskView, "Accepted; it waits.") | answer(200, TaskView, "Finished within `wait`."),
+    response_class=Json,
+    openapi_extra=body(
+        TaskRequest,
+        examples={"workflow": SMOKE_TASK, "prompt": {"prompt": SMOKE_PROMPT}},
+        form=TASK_FORM,
+    ),
+)
+async def submit(
+    request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None, wait: Wait = None
+) -> Response:
+    """Accepts a task: a workflow's name with parameters, or a raw prompt; as JSON, or as a form with input files.
+
+    A task that no agent can run is refused, with the missing node class or file and the nearest match.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        accepted = await _submit_form(request, here, owner, idempotency_key)
+    else:
+        task_request = decode_body(await request.body(), TaskRequest)
+        accepted = await here.service.submit(task_request, owner=owner, key=idempotency_key)
+    task = accepted.tasks[0]
+    if wait:
+        task = await here.service.wait(task, wait)
+    status = 200 if wait is not None and task.status.final else 202
+    return Json(views.task_view(task), status, headers=_headers(accepted))
+
+
+async def _submit_form(request: Request, here: Resources, owner: str, key: str | None) -> Accepted:
+    async with read_form(request, here.settings) as form:
+        unknown = [name for name in form.texts if name != "task"]
+        if unknown:
+            raise invalid(unknown[0], "must be a file part (with a filename); values belong into the part task")
+        if "task" not in form.texts:
+            raise invalid("task", "is required: the task as JSON")
+        task_request = decode_body(form.texts["task"], TaskRequest, prefix="task")
+        return await here.service.submit(task_request, owner=owner, key=key, uploads=form.uploads)
+
+
+@router.post(
+    "/batch",
+    status_code=202,
+    summary="Submit many tasks at once",
+    responses=answer(202, BatchView, "All accepted."),
+    response_class=Json,
+    openapi_extra=body(BatchRequest, examples={"two": {"tasks": [SMOKE_TASK, SMOKE_TASK]}}),
+)
+async def submit_batch(request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None) -> Response:
+    """Accepts up to 1,000 tasks, or, when one of them does not fit, none."""
+    batch = decode_body(await request.body(), BatchRequest)
+    accepted = await here.service.submit_batch(batch.tasks, owner=owner, key=idempotency_key)
+    headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
+    return Json(BatchView(tasks=[views.task_view(task) for task in accepted.tasks]), 202, headers=headers)
+
+
+@router.get("", summary="List tasks", responses=answer(200, TaskList, "One page, newest first."), response_class=Json)
+async def list_tasks(
+    here: Here,
+    status: Annotated[Status | None, Query(description="Only tasks with this status.")] = None,
+    workflow: Annotated[str | None, Query(max_length=64, description="Only tasks of this workflow.")] = None,
+    owner: Annotated[str | None, Query(max_length=256, description="Only tasks of this owner.")] = None,
+    label: Annotated[list[str] | None, Query(description="`name=value`; may be repeated, then all must fit.")] = None,
+    created_after: Annotated[
+        str | None, Query(description="ISO 8601, or milliseconds since 1970; itself included.")
+    ] = None,
+    created_before: Annotated[
+        str | None, Query(description="ISO 8601, or milliseconds since 1970; itself not.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most tasks of one page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
+) -> Response:
+    """Lists tasks, newest first."""
+    query = TaskQuery(
+        status=status,
+        workflow=workflow,
+        owner=owner,
+        labels=_labels(label or []),
+        after=_time("created_after", created_after),
+        before=_time("created_before", created_before),
+        limit=limit,
+        cursor=cursor,
+    )
+    page = await here.lister.page(query)
+    return Json(TaskList(tasks=[views.task_view(task, brief=True) for task in page.tasks], next=page.next))
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs[:16]:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise invalid("label", "must be name=value")
+        labels[name] = value
+    return labels
+
+
+def _time(field: str, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if value.isdecimal() and len(value) <= 15:
+        return int(value)
+    try:
+        # A plus sign in a query string arrives as a space.
+        moment = datetime.fromisoformat(value.replace(" ", "+") if value.count(":") == 3 else value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise invalid(field, "must be a time in ISO 8601, or milliseconds since 1970") from None
+
+
+@router.get("/{task_id}", summary="One task", responses=answer(200, TaskView, "The task."), response_class=Json)
+async def get_task(task_id: str, here: Here) -> Response:
+    """Status, position, attempt, agent, progress, outputs, error and times of a task."""
+    return Json(views.task_view(await here.service.get(task_id)))
+
+
+@router.get("/{task_id}/prompt", summary="A task's prompt", response_class=Json)
+async def get_prompt(task_id: str, here: Here) -> Response:
+    """The graph in API format, as it is sent to ComfyUI but for the names of input files."""
+    task = await here.service.get(task_id)
+    return Response(task.prompt, media_type="application/json")
+
+
+@router.post(
+    "/{task_id}/cancel",
+    summary="Cancel a task",
+    responses=answer(200, TaskView, "It is canceled."),
+    response_class=Json,
+)
+async def cancel(task_id: str, here: Here) -> Response:
+    """Cancels a pending or running task; canceling a canceled one is fine. 409 when it completed or failed before."""
+    return Json(views.task_view(await here.service.cancel(task_id)))
+
+
+@router.post(
+    "/{task_id}/retry",
+    status_code=202,
+    summary="Put a task back",
+    responses=answer(202, TaskView, "It waits again."),
+    response_class=Json,
+)
+async def retry(task_id: str, here: Here) -> Response:
+    """Puts a failed or canceled task back into the queue, with three more attempts."""
+    return Json(views.task_view(await here.service.retry(task_id)), 202)

@@ -1,0 +1,197 @@
+"""Records → what clients see. Pure functions."""
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from comfy_balancer.schemas import (
+    AgentView,
+    DeviceView,
+    ErrorView,
+    EventView,
+    InputView,
+    Links,
+    OutputView,
+    ParameterView,
+    ProgressView,
+    TaskView,
+    WorkflowSummary,
+    WorkflowView,
+)
+from comfy_balancer.uploads import Upload
+from comfy_shared.models import Event, Output, Status, Task
+from comfy_shared.registry import Agent
+from comfy_shared.workflows import Parameter, ParameterType, Workflow, json_schema
+from comfy_shared.workflows.checks import own_value
+
+API = "/api/v1"
+LONG_VALUE = 256  # characters; a longer parameter value is left out of lists
+
+
+def iso(milliseconds: int) -> str:
+    """ISO 8601 in UTC, with milliseconds."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def task_url(task_id: str) -> str:
+    return f"{API}/tasks/{task_id}"
+
+
+def task_view(task: Task, *, brief: bool = False) -> TaskView:
+    """A task as clients see it; `brief` leaves long parameter values out."""
+    error, progress = task.error, task.progress
+    return TaskView(
+        id=task.id,
+        status=task.status,
+        owner=task.owner,
+        workflow=task.workflow or None,
+        parameters=_without_long(task.parameters) if brief else task.parameters,
+        labels=task.labels,
+        priority=task.priority,
+        timeout=task.timeout,
+        position=task.position if task.status is Status.PENDING else None,
+        attempt=task.attempt,
+        max_attempts=task.max_attempts,
+        agent=task.agent or None,
+        progress=ProgressView(**{name: getattr(progress, name) for name in ProgressView.__struct_fields__})
+        if progress
+        else None,
+        outputs=[output_view(task.id, output) for output in task.outputs],
+        error=ErrorView(**{name: getattr(error, name) for name in ErrorView.__struct_fields__}) if error else None,
+        created=iso(task.created_at),
+        started=iso(task.started_at) if task.started_at else None,
+        finished=iso(task.finished_at) if task.finished_at else None,
+        timestamps=_timestamps(task),
+        links=links(task.id),
+    )
+
+
+def _without_long(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in parameters.items()
+        if not isinstance(value, str | list | dict) or len(str(value)) <= LONG_VALUE
+    }
+
+
+def _timestamps(task: Task) -> dict[str, str]:
+    times = {Status.PENDING.value: iso(task.created_at)}
+    if task.started_at:
+        times[Status.RUNNING.value] = iso(task.started_at)
+    if task.status.final and task.finished_at:
+        times[task.status.value] = iso(task.finished_at)
+    return times
+
+
+def links(task_id: str) -> Links:
+    url = task_url(task_id)
+    return Links(
+        self=url,
+        events=f"{url}/events",
+        websocket=f"{url}/ws",
+        outputs=f"{url}/outputs",
+        prompt=f"{url}/prompt",
+        cancel=f"{url}/cancel",
+        retry=f"{url}/retry",
+    )
+
+
+def output_view(task_id: str, output: Output) -> OutputView:
+    return OutputView(
+        name=output.name,
+        node=output.node,
+        kind=output.kind,
+        content_type=output.content_type,
+        size=output.size,
+        sha256=output.sha256,
+        temporary=output.temporary,
+        url=f"{task_url(task_id)}/outputs/{quote(output.name, safe='')}",
+    )
+
+
+def event_view(event: Event) -> EventView:
+    """An event as clients see it: an output's place in the file store becomes its URL."""
+    data = event.data
+    output = data.get("output")
+    if isinstance(output, dict):
+        url = f"{task_url(event.task_id)}/outputs/{quote(str(output.get('name', '')), safe='')}"
+        data = {**data, "output": {**{name: value for name, value in output.items() if name != "key"}, "url": url}}
+    return EventView(
+        seq=event.seq,
+        task_id=event.task_id,
+        type=event.type,
+        at=iso(event.at),
+        attempt=event.attempt,
+        data=data,
+    )
+
+
+def input_view(upload: Upload) -> InputView:
+    return InputView(
+        sha256=upload.sha256,
+        size=upload.size,
+        content_type=upload.content_type,
+        extension=upload.extension,
+    )
+
+
+def workflow_summary(workflow: Workflow) -> WorkflowSummary:
+    return WorkflowSummary(
+        name=workflow.name,
+        title=workflow.title,
+        description=workflow.description,
+        digest=workflow.digest,
+        parameters=[parameter.name for parameter in workflow.parameters],
+        url=f"{API}/workflows/{workflow.name}",
+    )
+
+
+def workflow_view(workflow: Workflow) -> WorkflowView:
+    return WorkflowView(
+        name=workflow.name,
+        title=workflow.title,
+        description=workflow.description,
+        digest=workflow.digest,
+        parameters=[_parameter_view(workflow, parameter) for parameter in workflow.parameters],
+        schema=json_schema(workflow),
+    )
+
+
+def _parameter_view(workflow: Workflow, parameter: Parameter) -> ParameterView:
+    drawn = parameter.type is ParameterType.SEED and parameter.default is None
+    has_default = not (parameter.required or parameter.type.is_file or drawn)
+    return ParameterView(
+        name=parameter.name,
+        type=parameter.type.value,
+        required=parameter.required,
+        default=own_value(workflow.prompt, parameter) if has_default else None,
+        limits=parameter.limits(),
+        description=parameter.description,
+        group=parameter.group,
+    )
+
+
+def agent_view(agent: Agent) -> AgentView:
+    record, vitals = agent.record, agent.vitals
+    state = record.state
+    if not agent.alive:
+        state = "gone"
+    elif agent.draining:
+        state = "draining"
+    return AgentView(
+        id=record.id,
+        address=record.address,
+        state=state,
+        reason=record.reason,
+        alive=agent.alive,
+        draining=agent.draining,
+        running=list(vitals.running),
+        storing=list(vitals.storing),
+        labels=record.labels,
+        comfyui_version=record.comfyui_version,
+        devices=[DeviceView(name=item.name, type=item.type, vram_total=item.vram_total) for item in record.devices],
+        vram_free=vitals.vram_free,
+        ram_free=vitals.ram_free,
+        seen=iso(agent.seen_at),
+    )

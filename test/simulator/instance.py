@@ -1,0 +1,112 @@
+"""One life of a simulated ComfyUI process: everything it holds in memory, and the loop that runs its prompts.
+
+A restart is a new `Instance` over the same folders: queue, history, counter, cache and sockets are gone, files stay.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from test.simulator.catalogue import Catalogue
+from test.simulator.executor import Executor, Outcome
+from test.simulator.faults import Faults
+from test.simulator.files import Folders
+from test.simulator.logs import Logs
+from test.simulator.machine import Crashed, Machine
+from test.simulator.options import Options
+from test.simulator.prompt_queue import Item, PromptQueue
+from test.simulator.wire import Sockets
+
+_STATISTICS = 10_000  # runs remembered for GET /simulator/stats
+
+
+class Instance:
+    """The parts of one process, wired together."""
+
+    def __init__(self, options: Options, folders: Folders, crash: Callable[[], None]) -> None:
+        self.options = options
+        self.folders = folders
+        self.sockets = Sockets()
+        self.logs = Logs(self.sockets)
+        self.catalogue = Catalogue(options, folders.input)
+        self.machine = Machine(options, crash)
+        self.executor = Executor(options, folders, self.catalogue, self.machine, self.sockets, self.logs.line)
+        self.queue = PromptQueue(self._queue_changed)
+        self.number = 0  # counts submitted prompts, accepted or not
+        self.accepted = 0
+        self.runs: deque[dict[str, Any]] = deque(maxlen=_STATISTICS)
+        self.unload_wanted = False  # POST /free
+        self.forget_wanted = False  # POST /free
+        self.http_may_answer = asyncio.Event()
+        self.apply(options.faults)
+
+    def apply(self, faults: Faults) -> None:
+        """Put the lasting faults in force."""
+        self.machine.apply(faults)
+        self.sockets.silent = faults.silent_websocket
+        if faults.hang_http:
+            self.http_may_answer.clear()
+        else:
+            self.http_may_answer.set()
+
+    def queue_info(self) -> dict[str, Any]:
+        """What GET /prompt and every status message say."""
+        return {"exec_info": {"queue_remaining": self.queue.remaining()}}
+
+    def _queue_changed(self) -> None:
+        self.sockets.send("status", {"status": self.queue_info()})
+
+    async def work_for_ever(self) -> None:
+        """Run prompts until cancelled. An error outside a node ends this loop and nothing: as in ComfyUI, where the
+        thread dies.
+        """
+        try:
+            while True:
+                item = self.queue.take()
+                if item is None:
+                    await self.queue.wait()
+                else:
+                    await self._run(item)
+                self._free()
+                await asyncio.sleep(0)
+        except Crashed:
+            return
+        except Exception as error:  # the HTTP side lives on, the queue stands still
+            self.logs.line(f"Exception in thread prompt_worker: {error!r}")
+
+    async def _run(self, item: Item) -> None:
+        started, started_at = time.monotonic(), time.time()
+        outcome = await self.executor.execute(item)
+        if self.machine.faults.history_delay:
+            await self.machine.pause(self.machine.faults.history_delay)
+        self.queue.done(outcome.outputs, outcome.meta, outcome.status)
+        if self.executor.client_id is not None:
+            self.sockets.send("executing", {"node": None, "prompt_id": item[1]}, self.executor.client_id)
+        ended = time.monotonic()
+        self.logs.line(f"Prompt executed in {ended - started:.2f} seconds")
+        self.runs.append(_statistics(item, outcome, (started, ended), (started_at, time.time())))
+
+    def _free(self) -> None:
+        if self.unload_wanted or self.forget_wanted:
+            self.machine.unload()
+        if self.forget_wanted:
+            self.executor.forget()
+        self.unload_wanted = self.forget_wanted = False
+
+
+def _statistics(
+    item: Item, outcome: Outcome, monotonic: tuple[float, float], wall: tuple[float, float]
+) -> dict[str, Any]:
+    return {
+        "prompt_id": item[1],
+        "started": monotonic[0],  # seconds on the machine's monotonic clock
+        "ended": monotonic[1],
+        "started_at": wall[0],  # seconds since the epoch
+        "ended_at": wall[1],
+        "status": outcome.status["status_str"],
+        "last_message": outcome.status["messages"][-1][0],
+        "cached_nodes": len(outcome.cached),
+        "run_nodes": len(outcome.ran),
+    }
