@@ -1,6 +1,8 @@
 """`python -m comfy_service`, or the command `comfy-service`: one agent under uvicorn."""
 
 import argparse
+import signal
+from types import FrameType
 
 import uvicorn
 
@@ -19,6 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes for the routes; one of them runs the agent")
     given = parser.parse_args(arguments)
     refuse_unsafe(settings, "comfy-service")
+    # uvicorn shuts down in order and then raises the signal once more; an orderly end is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit_quietly)
     uvicorn.run(
         "comfy_service.app:create_app",
         factory=True,
@@ -31,6 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
+
+
+def _exit_quietly(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from comfy_service.runner import Run, Workplace
 from comfy_service.settings import ServiceSettings
 from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
-from comfy_shared.lifecycle import Backoff, Loops
+from comfy_shared.lifecycle import Backoff, Loops, first_of
 from comfy_shared.logs import bound
 from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer
@@ -370,15 +370,3 @@ class Agent:
             await self._queue.fail(attempt, TaskError(code="internal", message=f"The agent failed by a bug ({bug})."))
         except ComfyError as error:
             log.error("The task is left to the sweep", action="task.left", reason=error.message)
-
-
-async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Waits for the first of some events, or for `timeout` seconds."""
-    if any(event.is_set() for event in events):
-        return
-    waiters = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for waiter in waiters:
-            waiter.cancel()

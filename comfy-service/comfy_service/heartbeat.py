@@ -8,7 +8,7 @@ import structlog
 
 from comfy_service.settings import ServiceSettings
 from comfy_shared.errors import ComfyError, Unavailable
-from comfy_shared.lifecycle import Loops
+from comfy_shared.lifecycle import Loops, first_of
 from comfy_shared.registry import AgentRecord, Device, PackedOffer, Registry, Vitals
 
 log = structlog.get_logger(__name__)
@@ -74,10 +74,8 @@ class Heartbeat:
                 if await loops.pause(1.0):
                     return
                 continue
-            try:
-                async with asyncio.timeout(self._settings.heartbeat_seconds):
-                    await self._news.wait()
-            except TimeoutError:
+            await first_of(loops.stop, self._news, timeout=self._settings.heartbeat_seconds)
+            if not self._news.is_set():
                 await self._refresh(measure)
 
     async def _refresh(self, measure: Callable[[], Any]) -> None:

@@ -85,3 +85,15 @@ class Backoff:
         step = self._next
         self._next = min(self._longest, step * 2)
         return step * random.uniform(0.5, 1)
+
+
+async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Waits for the first of some events, or for `timeout` seconds."""
+    if any(event.is_set() for event in events):
+        return
+    waiters = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
