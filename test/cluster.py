@@ -56,7 +56,7 @@ class Process:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = command
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -73,7 +73,7 @@ class Process:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
