@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 from comfy_shared.errors import FieldProblem
-from comfy_shared.models import Prompt
-from comfy_shared.needs import Offer, is_upload, missing, needs_of
+from comfy_shared.models import Needs, Prompt
+from comfy_shared.needs import Offer, is_upload, missing
 from comfy_shared.workflows.checks import is_link
 from comfy_shared.workflows.values import INTEGER_HIGHEST, INTEGER_LOWEST
 
 DEPTH = 64  # levels of lists and objects within each other
 LONGEST_ID = 64  # characters of a node id
 LONGEST_NAME = 256  # characters of a class or input name
+MOST_INPUTS = 1000  # of one node
 LONGEST_FILE_NAME = 1024  # characters of an input that names a file
 MOST_PROBLEMS = 50
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -76,6 +77,8 @@ def _check_node(node_id: str, node: Any, prompt: dict[str, Any]) -> list[FieldPr
     inputs = node.get("inputs")
     if not isinstance(inputs, dict):
         return [*problems, _problem(f"{here}.inputs", "must be an object")]
+    if len(inputs) > MOST_INPUTS:
+        return [*problems, _problem(f"{here}.inputs", f"has more than {MOST_INPUTS} inputs")]
     for name, value in inputs.items():
         where = f"{here}.inputs.{name[:LONGEST_NAME]}"
         if len(name) > LONGEST_NAME:
@@ -150,9 +153,8 @@ def check_outputs(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]
     return [_problem("prompt", "has no node that makes an output (such as SaveImage)")]
 
 
-def check_offered(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]:
+def check_offered(prompt: Prompt, needs: Needs, offers: Sequence[Offer]) -> list[FieldProblem]:
     """Why no agent can run the prompt. Only the first nodes at fault are explained: looking for similar names costs."""
-    needs = needs_of(prompt, offers)
     if not offers or any(offer.meets(needs) for offer in offers):
         return []
     lacking = {

@@ -26,8 +26,8 @@ from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
 from comfy_shared.errors import FieldProblem, InvalidTask
-from comfy_shared.models import Prompt
-from comfy_shared.needs import Offer
+from comfy_shared.models import Needs, Prompt
+from comfy_shared.needs import Offer, needs_of
 from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -58,7 +58,8 @@ class Draft:
     """A task that could run, if its files are there."""
 
     request: TaskRequest
-    prompt: Prompt
+    prompt: bytes  # the graph as JSON: what was checked, encoded again
+    needs: Needs
     parameters: dict[str, Any]  # effective
     workflow: Workflow | None
     slots: tuple[Slot, ...]
@@ -140,13 +141,15 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
     problems = [
         FieldProblem(field=slot.field, message=NEEDS_FILE) for slot in slots if not SHA256.fullmatch(slot.sha256)
     ]
+    needs = needs_of(rendered.prompt, around.offers)
     if not problems:
-        problems = _check_rendered(request, workflow, rendered, around.offers)
+        problems = _check_rendered(request, workflow, rendered, needs, around.offers)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(
         request=request,
-        prompt=rendered.prompt,
+        prompt=msgspec.json.encode(rendered.prompt),
+        needs=needs,
         parameters=rendered.parameters,
         workflow=workflow,
         slots=slots,
@@ -166,6 +169,7 @@ def _check_rendered(
     request: TaskRequest,
     workflow: Workflow,
     rendered: Rendered,
+    needs: Needs,
     offers: Sequence[Offer],
 ) -> list[FieldProblem]:
     """The graph is the operator's; what the caller put into it is checked like any other input."""
@@ -178,7 +182,7 @@ def _check_rendered(
                 node = rendered.prompt[target.node_id]
                 part = touched.setdefault(target.node_id, {"class_type": node["class_type"], "inputs": {}})
                 part["inputs"][target.input_name] = node["inputs"][target.input_name]
-    problems = check_paths(touched, offers) or check_offered(rendered.prompt, offers)
+    problems = check_paths(touched, offers) or check_offered(rendered.prompt, needs, offers)
     return [msgspec.structs.replace(problem, field=filled.get(problem.field, problem.field)) for problem in problems]
 
 
@@ -203,10 +207,18 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
             slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
-    problems = problems or check_outputs(prompt, around.offers) or check_offered(prompt, around.offers)
+    needs = needs_of(prompt, around.offers)
+    problems = problems or check_outputs(prompt, around.offers) or check_offered(prompt, needs, around.offers)
     if problems:
         raise InvalidTask(tuple(problems))
-    return Draft(request=request, prompt=prompt, parameters={}, workflow=None, slots=tuple(slots))
+    return Draft(
+        request=request,
+        prompt=msgspec.json.encode(prompt),
+        needs=needs,
+        parameters={},
+        workflow=None,
+        slots=tuple(slots),
+    )
 
 
 def _slot_of(part: str, prompt: Prompt, offers: Sequence[Offer]) -> tuple[str, str]:

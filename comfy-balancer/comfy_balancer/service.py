@@ -94,11 +94,7 @@ class TaskService:
         drafts = await self._drafts(requests, uploads, batch=batch)
         files = await self._find_files(drafts, uploads, batch=batch)
         await self._inputs.put(uploads)
-        offers = await self._fleet.offers()
-        tasks = []
-        for one in drafts:
-            needs = needs_of(one.prompt, offers)
-            tasks.append(self._new_task(one, owner, files, needs=needs, lane=lane_of(needs)))
+        tasks = [self._new_task(one, owner, files) for one in drafts]
         idempotency = None
         if key is not None:
             idempotency = Idempotency(owner=owner, key=key, fingerprint=_fingerprint(requests, uploads))
@@ -140,7 +136,10 @@ class TaskService:
                 raise InvalidTask(tuple(problems))
             return drafts
 
-        return await asyncio.to_thread(work) if len(requests) >= THREAD_FROM else work()
+        small = len(requests) < THREAD_FROM and all(
+            request.prompt is None and len(request.parameters) < 100 for request in requests
+        )
+        return work() if small else await asyncio.to_thread(work)  # a large graph must not hold up the others
 
     async def _surroundings(self, requests: Sequence[TaskRequest]) -> Surroundings:
         workflows: dict[str, Workflow] = {}
@@ -185,12 +184,14 @@ class TaskService:
             raise InvalidTask(tuple(problems))
         return {sha256: file for sha256, file in files.items() if file is not None}
 
-    def _new_task(self, one: Draft, owner: str, files: Mapping[str, StoredInput], **place: object) -> NewTask:
+    def _new_task(self, one: Draft, owner: str, files: Mapping[str, StoredInput]) -> NewTask:
         request = one.request
         return NewTask(
             id=str(ULID()).lower(),
             owner=owner,
-            prompt=msgspec.json.encode(one.prompt),
+            prompt=one.prompt,
+            needs=one.needs,
+            lane=lane_of(one.needs),
             priority=request.priority,
             workflow=one.workflow.name if one.workflow else "",
             workflow_digest=one.workflow.digest if one.workflow else "",
@@ -208,7 +209,6 @@ class TaskService:
             ),
             timeout=request.timeout or self._settings.default_timeout,
             max_attempts=request.max_attempts,
-            **place,  # type: ignore[arg-type]  # needs and lane
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:

@@ -62,6 +62,7 @@ MEDIA = {
     ".ogg": (Kind.AUDIO, "audio/ogg"),
     ".m4a": (Kind.AUDIO, "audio/mp4"),
 }
+ALIASES = {".mpga": ".mp3"}  # MP3 frames without a tag before them
 EXTENSIONS = {extension: Kind.PICTURE for extension, _ in PICTURES.values()} | {
     extension: kind for extension, (kind, _) in MEDIA.items()
 }
@@ -218,10 +219,11 @@ def _check_pixels(field: str, picture: Image.Image, limit: int) -> None:
 
 def _recognize_media(field: str, head: bytes) -> tuple[Kind, str, str]:
     with suppress(puremagic.PureError, ValueError):
-        for match in puremagic.magic_string(head):
-            if match.extension in MEDIA:
-                kind, content_type = MEDIA[match.extension]
-                return kind, match.extension, content_type
+        extension = puremagic.magic_string(head)[0].extension  # the best match decides: none of the lesser ones may
+        extension = ALIASES.get(extension, extension)
+        if extension in MEDIA:
+            kind, content_type = MEDIA[extension]
+            return kind, extension, content_type
     raise invalid(field, "must be a picture, video or audio file of a known format", limits={"choices": [*EXTENSIONS]})
 
 

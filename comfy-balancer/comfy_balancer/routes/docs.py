@@ -36,8 +36,9 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
+# The address is made without the log-in that may stand in the page's own: browsers refuse to fetch such a one.
 START = """SwaggerUIBundle({
-  url: "openapi.json",
+  url: new URL("openapi.json", location.origin + location.pathname).href,
   dom_id: "#swagger-ui",
   deepLinking: true,
   filter: true,

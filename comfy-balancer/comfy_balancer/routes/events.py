@@ -58,7 +58,7 @@ async def events(task_id: str, here: Here, place: Annotated[int, Depends(_place)
 
 @router.websocket("/{task_id}/ws")
 async def websocket(socket: WebSocket, task_id: str, here: Here, after: After = None) -> None:
-    """Sends the same events as JSON text frames, and closes with 1000 after the final one. Ignores what the client sends."""
+    """Sends the same events as JSON text frames and closes with 1000 after the last. Ignores what the client sends."""
     try:
         await here.service.get(task_id)
     except ComfyError as error:

@@ -76,7 +76,7 @@ async def submit(
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         accepted = await _submit_form(request, here, owner, idempotency_key)
     else:
-        task_request = decode_body(await request.body(), TaskRequest)
+        task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, owner=owner, key=idempotency_key)
     task = accepted.tasks[0]
     if wait:
@@ -92,7 +92,9 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
             raise invalid(unknown[0], "must be a file part (with a filename); values belong into the part task")
         if "task" not in form.texts:
             raise invalid("task", "is required: the task as JSON")
-        task_request = decode_body(form.texts["task"], TaskRequest, prefix="task")
+        task_request = decode_body(
+            form.texts["task"], TaskRequest, values_limit=here.settings.values_limit, prefix="task"
+        )
         return await here.service.submit(task_request, owner=owner, key=key, uploads=form.uploads)
 
 
@@ -106,7 +108,7 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
 )
 async def submit_batch(request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None) -> Response:
     """Accepts up to 1,000 tasks, or, when one of them does not fit, none."""
-    batch = decode_body(await request.body(), BatchRequest)
+    batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
     accepted = await here.service.submit_batch(batch.tasks, owner=owner, key=idempotency_key)
     headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
     return Json(BatchView(tasks=[views.task_view(task) for task in accepted.tasks]), 202, headers=headers)
