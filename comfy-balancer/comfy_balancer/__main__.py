@@ -4,8 +4,8 @@ import argparse
 
 import uvicorn
 
-from comfy_balancer.app import refuse_unsafe
 from comfy_balancer.settings import BalancerSettings
+from comfy_shared.http.handlers import refuse_unsafe
 
 GRACE = 10  # seconds that a stop waits for answers that are under way; streams are cut then
 
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=settings.service_port, help="port (SERVICE_PORT)")
     parser.add_argument("--workers", type=int, default=settings.balancer_workers, help="processes (BALANCER_WORKERS)")
     given = parser.parse_args(arguments)
-    refuse_unsafe(settings)
+    refuse_unsafe(settings, "comfy-balancer")
     uvicorn.run(
         "comfy_balancer.app:create_app",
         factory=True,

@@ -7,32 +7,27 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 from comfy_balancer import openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
-from comfy_balancer.errors import problem_response, respond
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.middleware import BasicAuth, Body, HeaderLimit, Origin, RequestContext
-from comfy_balancer.routes import agents, docs, events, health, inputs, outputs, tasks, workflows
+from comfy_balancer.routes import agents, events, health, inputs, outputs, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
-from comfy_shared.errors import ComfyError, FieldProblem
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
+from comfy_shared.http.docs import docs_router
+from comfy_shared.http.handlers import add_edge, refuse_unsafe
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
 from comfy_shared.queue import Queue
@@ -41,21 +36,13 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-STARTUP_FAILURE = 3  # the exit code at which uvicorn does not start a worker again
-
-
-def refuse_unsafe(settings: BalancerSettings) -> None:
-    """Ends the process with one line when it must not serve with this log-in."""
-    weakness = settings.password_weakness()
-    if settings.production and weakness:
-        sys.stderr.write(f"comfy-balancer: refusing to start with COMFY_ENV=production: {weakness}.\n")
-        raise SystemExit(STARTUP_FAILURE)
+FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     """The application. Without `settings` they come from the environment."""
     settings = settings or BalancerSettings()
-    refuse_unsafe(settings)
+    refuse_unsafe(settings, "comfy-balancer")
     app = FastAPI(
         title="Comfy balancer",
         version="1",
@@ -68,18 +55,16 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     )
     for part in (tasks, events, outputs, inputs, workflows, agents):
         app.include_router(part.router, prefix="/api/v1")
-    for part in (health, docs):
-        app.include_router(part.router)
+    app.include_router(health.router)
+    app.include_router(docs_router(app.title))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
-    app.add_exception_handler(ComfyError, _on_domain_error)
-    app.add_exception_handler(RequestValidationError, _on_misfit)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    # The last that is added is the first that is passed.
-    app.add_middleware(Body, settings=settings)
-    app.add_middleware(Origin)
-    app.add_middleware(BasicAuth, username=settings.api_username, password=settings.api_password.get_secret_value())
-    app.add_middleware(HeaderLimit)
-    app.add_middleware(RequestContext)
+    add_edge(
+        app,
+        settings,
+        json_limit=settings.json_limit,
+        form_limit=settings.form_limit,
+        form_paths=FORM_PATHS,
+    )
     return app
 
 
@@ -142,35 +127,3 @@ def _die(name: str) -> None:
     """A process whose sweep or event tail is dead must not go on looking healthy; its supervisor starts another."""
     log.critical("Stopping: a background loop died", action="loop.fatal", loop=name)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _request_id(request: Request) -> str:
-    return str(getattr(request.state, "request_id", ""))
-
-
-def _on_domain_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ComfyError)
-    return respond(error, _request_id(request))
-
-
-def _on_misfit(request: Request, error: Exception) -> Response:
-    """Query, path and header parameters that FastAPI refused."""
-    assert isinstance(error, RequestValidationError)
-    problems = tuple(
-        FieldProblem(field=".".join(str(part) for part in item["loc"][1:]), message=str(item["msg"]))
-        for item in error.errors()
-    )
-    detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems[:3])
-    return problem_response(422, "invalid", detail, request_id=_request_id(request), problems=problems)
-
-
-def _on_http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: an unknown path, a method that a path does not have."""
-    assert isinstance(error, HTTPException)
-    status = error.status_code
-    codes = {
-        404: ("not-found", "There is nothing at this address."),
-        405: ("method-not-allowed", "Not by this method."),
-    }
-    code, detail = codes.get(status, (HTTPStatus(status).name.lower().replace("_", "-"), HTTPStatus(status).phrase))
-    return problem_response(status, code, detail, request_id=_request_id(request), headers=error.headers)

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from comfy_balancer.errors import MalformedBody, invalid
 from comfy_balancer.schemas import BatchRequest, TaskRequest
 from comfy_shared.errors import InvalidTask
+from comfy_shared.http.problems import MalformedBody, invalid
 from comfy_shared.needs import nearest
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from typing import cast
 import structlog
 from redis.asyncio import Redis
 
-from comfy_balancer.errors import invalid
 from comfy_shared.errors import Damaged
+from comfy_shared.http.problems import invalid
 from comfy_shared.keys import Keys
 from comfy_shared.models import Status, Task
 from comfy_shared.store import border

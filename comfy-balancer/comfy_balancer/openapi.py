@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from comfy_balancer import schemas
-from comfy_balancer.errors import MEDIA_TYPE, FieldError, Problem
+from comfy_shared.http.problems import MEDIA_TYPE, FieldError, Problem
 
 REF = "#/components/schemas/{name}"
 DESCRIPTION = """

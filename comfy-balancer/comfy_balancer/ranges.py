@@ -2,7 +2,7 @@
 
 import re
 
-from comfy_balancer.errors import RangeNotSatisfiable
+from comfy_shared.http.problems import RangeNotSatisfiable
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE | re.ASCII)
 

@@ -16,12 +16,12 @@ from ulid import ULID
 
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.drafts import Draft, Surroundings, draft
-from comfy_balancer.errors import invalid
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs, StoredInput, Upload
 from comfy_shared.errors import FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
+from comfy_shared.http.problems import invalid
 from comfy_shared.models import Event, InputFile, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Idempotency, Queue, Submitted

@@ -19,10 +19,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from comfy_balancer.errors import MalformedBody, StorageFull, invalid
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.errors import InvalidTask, NotFound, TooLarge, Unavailable
 from comfy_shared.files import FileStore, input_key
+from comfy_shared.http.problems import MalformedBody, StorageFull, invalid
 from comfy_shared.keys import Keys
 from comfy_shared.store import border
 

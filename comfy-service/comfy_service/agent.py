@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import Instance
-from comfy_service.instance.protocol import Frame, LogLines
+from comfy_service.instance.protocol import Ended, Frame, LogLines
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
@@ -35,6 +35,7 @@ from comfy_shared.store import border
 
 log = structlog.get_logger(__name__)
 
+HANDOVER = 0.1  # seconds that an ended prompt leaves to the next one
 SETTLE_SECONDS = 5.0  # what a stop leaves for giving back and settling after the grace period
 
 
@@ -67,6 +68,8 @@ class Agent:
             collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
             silence=settings.silence_seconds,
             suspect=self._suspect_instance,
+            sent=self._next_is_sent,
+            next_first=self._next_first,
         )
         self._offer = Offer({})
         self._runs: dict[str, Run] = {}
@@ -75,6 +78,8 @@ class Agent:
         self._ready = asyncio.Event()  # the instance answers, and what an earlier process left is looked after
         self._wake = asyncio.Event()
         self._run_ended = asyncio.Event()
+        self._handed_over = asyncio.Event()  # the GPU that became free has its next prompt, or there is none
+        self._handed_over.set()
         self._unsure = True  # Redis may count tasks as ours that we know nothing of
 
     async def run(self, stop: asyncio.Event, on_death: Callable[[str], None]) -> None:
@@ -186,7 +191,16 @@ class Agent:
         prompt_id = getattr(frame, "prompt_id", None)
         for run in self._runs.values():
             if run.prompt_id == prompt_id or (prompt_id is None and not run.gpu_free.is_set()):
+                if isinstance(frame, Ended) and not run.gpu_free.is_set():
+                    self._handed_over.clear()
                 run.feed(frame)
+
+    def _next_is_sent(self) -> None:
+        self._handed_over.set()
+
+    async def _next_first(self) -> None:
+        """Lets the next prompt reach the free GPU before anything else is done for the one that ended."""
+        await first_of(self._handed_over, timeout=HANDOVER)
 
     def _tell_log(self, frame: LogLines) -> None:
         current = self._on_gpu()
@@ -307,6 +321,8 @@ class Agent:
                 await self._recover_again()
                 continue
             verdicts = {}
+            if not isinstance(reply, Attempt | UnknownLanes):
+                self._handed_over.set()
             if isinstance(reply, UnknownLanes):
                 verdicts = {lane: needs is None or self._offer.meets(needs) for lane, needs in reply.needs.items()}
             elif isinstance(reply, Attempt):

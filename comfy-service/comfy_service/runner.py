@@ -8,7 +8,7 @@ settling go on beside it.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -52,6 +52,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     collector: Collector
     silence: float  # seconds without a frame before history is asked
     suspect: Callable[[], None]  # told when the instance seems gone
+    sent: Callable[[], None]  # told when a prompt is at the instance
+    next_first: Callable[[], Awaitable[None]]  # waits until the next prompt is there, or there is none
 
 
 class BrokenPrompt(RunError):
@@ -96,7 +98,7 @@ class Run:
         self._tracker = Tracker({})
         self._images: list[SocketImage] = []
         self._at_instance = False  # the prompt may wait or run there
-        self._follower = Follower(place.instance, attempt.task.prompt_id, place.silence)
+        self._follower = Follower(place, attempt.task.prompt_id)
         self._progressed = asyncio.Event()
         self._work: asyncio.Task[list[Output]] | None = None
         self._given_up: Released | Lost | None = None
@@ -208,6 +210,7 @@ class Run:
             client_id=self._place.socket.client_id,
             extra_data={"comfy_agent": self._place.agent},
         )
+        self._place.sent()
         log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)
         self._progressed.set()
 
@@ -294,10 +297,11 @@ class Run:
 class Follower:
     """Waits for the end of one prompt."""
 
-    def __init__(self, instance: Instance, prompt_id: str, silence: float) -> None:
-        self._instance = instance
+    def __init__(self, place: Workplace, prompt_id: str) -> None:
+        self._instance = place.instance
+        self._next_first = place.next_first
         self._prompt_id = prompt_id
-        self._silence = silence
+        self._silence = place.silence
         self._signal = asyncio.Event()
         self._ended = False
         self._look = False
@@ -365,6 +369,7 @@ class Follower:
 
     async def _announced(self) -> dict[str, Any] | None:
         """Success may be announced some milliseconds before history has it."""
+        await self._next_first()
         until = time.monotonic() + HISTORY_LAG
         while time.monotonic() < until:
             entry = await self._instance.history(self._prompt_id)

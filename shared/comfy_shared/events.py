@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from comfy_shared.errors import ComfyError, Unavailable
+from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Backoff
 from comfy_shared.models import Event, EventType
@@ -143,30 +143,49 @@ class EventHub:
                             return
                     continue
                 try:
-                    past = await self.story(task_id, after=after)
+                    past, read = await self._page(task_id, after)
+                    ended = read is None and await self._ended(task_id, after)
                 except Unavailable:
                     await asyncio.sleep(backoff.next())
                     watcher.fall_behind()
                     continue
                 backoff.reset()
                 for event in past:
-                    after = event.seq
                     yield event
-                if past and past[-1].type.final:
+                if ended or (past and past[-1].type.final and past[-1].seq == read and len(past) < PAGE):
                     return
-                if len(past) == PAGE:
+                if read is not None:  # also past entries that are damaged, and until nothing is left
+                    after = read
                     watcher.fall_behind()
 
     async def story(self, task_id: str, *, after: int = 0) -> list[Event]:
         """Events of the past after number `after`, at most `PAGE`."""
+        found, _ = await self._page(task_id, after)
+        return found
+
+    async def _page(self, task_id: str, after: int) -> tuple[list[Event], int | None]:
+        """Events of the past after number `after`, and the number up to which was read; None when there are none."""
         with border():
             entries = await self._redis.xrange(self._keys.story(task_id), min=f"{after + 1}-0", count=PAGE)
         found = []
+        read = None
         for entry_id, fields in cast("list[tuple[bytes, Mapping[bytes, bytes]]]", entries):
-            event = _event(task_id, entry_id.partition(b"-")[0], fields)
+            number = entry_id.partition(b"-")[0]
+            read = int(number)
+            event = _event(task_id, number, fields)
             if event:
                 found.append(event)
-        return found
+        return found, read
+
+    async def _ended(self, task_id: str, after: int) -> bool:
+        """Whether the story is over and told, or gone."""
+        with border():
+            last = await self._redis.xrevrange(self._keys.story(task_id), count=1)
+        if not last:
+            return True
+        entry_id, fields = cast("tuple[bytes, Mapping[bytes, bytes]]", last[0])
+        event = _event(task_id, entry_id.partition(b"-")[0], fields)
+        return event is not None and event.type.final and event.seq <= after
 
 
 def _entries(reply: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
@@ -189,6 +208,6 @@ def _event(task_id: str, seq: bytes, fields: Mapping[bytes, bytes]) -> Event | N
             attempt=int(fields[b"attempt"]),
             data=msgspec.json.decode(fields[b"data"], type=dict[str, Any]),
         )
-    except (KeyError, ValueError, msgspec.MsgspecError, ComfyError) as error:
+    except (KeyError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         log.error("Event is damaged", action="events.damaged", task_id=task_id, reason=type(error).__name__)
         return None

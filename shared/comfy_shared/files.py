@@ -59,9 +59,11 @@ class FileStore:
         try:
             with _border():
                 await obstore.put_async(self._store, key, counted())
-        except Exception:
+        except Exception as error:
             if broken:
                 raise broken[0] from None
+            if isinstance(error, NotFound):  # the bucket itself
+                raise Unavailable("The file store's bucket is not there.") from error
             raise
         return Stored(key=key, size=size, sha256=digest.hexdigest())
 

@@ -185,7 +185,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             values["status"] = Status(fields[b"status"].decode())
             values["packed_prompt"] = fields.get(b"prompt", b"")
             return cls(**values)
-        except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
             raise Damaged(f"the task record is damaged: {type(error).__name__}") from error
 
 

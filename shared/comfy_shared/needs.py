@@ -40,6 +40,8 @@ class Offer:
     def specification(self, class_type: str, name: str) -> Sequence[Any] | None:
         """The entry of one input in object info: [type or list of choices, options]; None when there is none."""
         inputs = self.object_info.get(class_type, {}).get("input", {})
+        if not isinstance(inputs, Mapping):  # a custom node wrote it
+            return None
         for group in ("required", "optional"):
             entry = inputs.get(group, {})
             if isinstance(entry, Mapping) and isinstance(entry.get(name), list) and entry[name]:

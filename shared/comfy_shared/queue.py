@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
 from comfy_shared.errors import (
@@ -314,12 +315,15 @@ class Queue:
         Raises:
             NotFound: there is no such task.
             Conflict: it completed or failed before.
+            Damaged: its record is broken.
         """
         with border():
             reply = await scripts.CANCEL(self.redis, self.keys, id=task_id, retention_ms=self.retention_ms)
         word, *rest = cast("list[bytes]", reply)
         if word == b"unknown":
             raise NotFound(f"there is no task {task_id}")
+        if word == b"damaged":
+            raise Damaged(f"the record of task {task_id} is damaged")
         if word == b"already" and rest[0] != b"canceled":
             raise Conflict(f"the task is {rest[0].decode()}; only a pending or running task can be canceled")
 
@@ -327,7 +331,7 @@ class Queue:
         """Puts a failed or canceled task back into the queue, with `attempts` more attempts.
 
         Raises:
-            NotFound, Conflict, QueueFull.
+            NotFound, Conflict, Damaged, QueueFull.
         """
         with border():
             reply = await scripts.RETRY(
@@ -341,6 +345,8 @@ class Queue:
         word, *rest = cast("list[Any]", reply)
         if word == b"unknown":
             raise NotFound(f"there is no task {task.id}")
+        if word == b"damaged":
+            raise Damaged(f"the record of task {task.id} is damaged")
         if word == b"already":
             raise Conflict(f"the task is {rest[0].decode()}; only a failed or canceled task can be retried")
         if word == b"full":
@@ -391,7 +397,9 @@ class Queue:
             pipeline = self.redis.pipeline(transaction=False)
             pipeline.hgetall(self.keys.task(task_id))
             pipeline.zrank(self.keys.queue, task_id)
-            fields, rank = await pipeline.execute()
+            fields, rank = await pipeline.execute(raise_on_error=False)
+        if isinstance(fields, ResponseError):
+            raise Damaged(f"the record of task {task_id} is no hash")
         if not fields:
             raise NotFound(f"there is no task {task_id}")
         return Task.from_hash(fields, position=rank)

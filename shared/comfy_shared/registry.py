@@ -14,6 +14,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
 from comfy_shared.errors import Damaged, NotFound
@@ -163,6 +164,8 @@ class Registry:
         now = time[0] * 1000 + time[1] // 1000 + int(offset or 0)
         found = []
         for (agent_id, alive_until), fields in zip(listed, hashes, strict=True):
+            if fields == {}:  # forgotten; the next sweep takes its name off the list
+                continue
             agent = _read(agent_id, fields, alive=alive_until >= now, draining=agent_id in draining)
             if agent:
                 found.append(agent)
@@ -173,13 +176,13 @@ class Registry:
         digests = {agent.digest for agent in agents if agent.digest}
         self._offers = {digest: offer for digest, offer in self._offers.items() if digest in digests}
         for digest in digests - set(self._offers):
-            with border():
-                packed = await self.redis.get(self.keys.offer(digest))
             try:
+                with border():
+                    packed = await self.redis.get(self.keys.offer(digest))
                 if packed:
                     self._offers[digest] = Offer(unpack_offer(cast("bytes", packed)))
-            except Damaged as error:
-                log.error("Offer is damaged", action="registry.damaged", digest=digest, reason=error.message)
+            except (Damaged, ResponseError) as error:
+                log.error("Offer is damaged", action="registry.damaged", digest=digest, reason=str(error))
         return [self._offers[digest] for digest in sorted(self._offers)]
 
 
@@ -217,7 +220,8 @@ def pack_offer(object_info: Mapping[str, Any]) -> PackedOffer:
 
 def _without_uploads(entry: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {}
-    for group, members in entry.get("input", {}).items():
+    given = entry.get("input")
+    for group, members in given.items() if isinstance(given, Mapping) else ():
         if not isinstance(members, Mapping):
             continue
         inputs[group] = {

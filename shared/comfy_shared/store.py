@@ -6,10 +6,11 @@ a broken pooled connection is tried once more at once (every transition may be r
 checks in Lua).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,8 +26,13 @@ PASSING = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", 
 
 
 def connect(settings: RedisSettings) -> Redis:
-    """A client for `settings`; it connects at its first command. The caller closes it with `aclose()`."""
-    return Redis(
+    """A client for `settings`; it connects at its first command. The caller closes it with `aclose()`.
+
+    A command beyond `redis_connections` waits for a free connection, also `redis_timeout` at most.
+    """
+    pool = BlockingConnectionPool(
+        max_connections=settings.redis_connections,
+        timeout=settings.redis_timeout,
         host=settings.redis_host,
         port=settings.redis_port,
         password=settings.redis_password.get_secret_value() or None,
@@ -34,9 +40,9 @@ def connect(settings: RedisSettings) -> Redis:
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
         socket_keepalive=True,
-        max_connections=settings.redis_connections,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
+    return Redis.from_pool(pool)
 
 
 @contextmanager
@@ -51,7 +57,9 @@ def border() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis is away for now ({type(error).__name__}).") from error
     except ResponseError as error:
-        word = next((word for word in PASSING if word in str(error)), None)
+        # The client strips the words that it knows; Redis 6 puts "-WORD " into the error of a script.
+        words = {error.status_code, *re.findall(r"(?:^|-)([A-Z]+) ", str(error))}
+        word = next((word for word in PASSING if word in words), None)
         if word is None:
             raise
         raise Unavailable(f"Redis takes no commands for now ({word}).") from error

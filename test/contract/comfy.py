@@ -1,16 +1,18 @@
 """A bare client for ComfyUI's own protocol, and the graphs that the contract suite submits.
 
-It hides nothing: requests give status and body, a `Socket` keeps every frame in the order of arrival. Everything is named after a
-prefix that is unique per test, so a real server may be used by others at the same time.
+It hides nothing: requests give status and body, a `Socket` keeps every frame in the order of arrival. Everything is
+named after a prefix that is unique per test, so a real server may be used by others at the same time.
 """
 
 import asyncio
 import json
 import time
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -42,15 +44,18 @@ class Socket:
     def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
         self.connection = connection
         self.frames: list[Any] = []
+        self.times: list[float] = []  # of the frames, on the event loop's clock
         self.closed_by_peer = False
         self._news = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
         async for message in self.connection:
+            self.times.append(loop.time())
             if message.type == aiohttp.WSMsgType.TEXT:
                 self.frames.append(json.loads(message.data))
-            elif message.type == aiohttp.WSMsgType.BINARY:
+            else:
                 self.frames.append(message.data)
             self._news.set()
         self.closed_by_peer = True
@@ -132,12 +137,12 @@ class Comfy:
         body: dict[str, Any] = reply.json
         return body
 
-    async def entry(self, prompt_id: str) -> dict[str, Any]:
-        """The history entry of a prompt, waited for."""
+    async def entry(self, prompt_id: str, wanted: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+        """The history entry of a prompt, waited for until it is as `wanted`."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            history = (await self.get(f"/history/{prompt_id}")).json
-            if history:
+            history = (await self.get(f"/history/{quote(prompt_id, safe='')}")).json
+            if history and wanted(history[prompt_id]):
                 found: dict[str, Any] = history[prompt_id]
                 return found
             await asyncio.sleep(0.01)
@@ -173,14 +178,15 @@ class Comfy:
 
     async def upload(self, name: str, content: bytes, route: str = "image", **fields: str) -> Reply:
         """Upload a file with the given form fields."""
-        form = aiohttp.FormData(fields)
+        form = aiohttp.FormData(fields, quote_fields=False)  # names as they are, slashes included
         form.add_field("image", content, filename=name, content_type="application/octet-stream")
         return await self.post(f"/upload/{route}", data=form)
 
     # Graphs. Each takes a tag that keeps it apart from all other graphs in ComfyUI's cache.
 
-    def picture(self, tag: str = "", colour: int = 0x336699, size: int = 16, batch: int = 1) -> Graph:
+    def picture(self, tag: str = "", size: int = 16, batch: int = 1) -> Graph:
         """One plain image, saved."""
+        colour = zlib.crc32((self.prefix + tag).encode()) & 0xFFFFFF
         inputs = {"width": size, "height": size, "batch_size": batch, "color": colour}
         return {
             "1": {"class_type": "EmptyImage", "inputs": inputs},
@@ -211,7 +217,9 @@ def describe(frame: Any) -> str:
     if kind == "status":
         return f"status {data['status']['exec_info']['queue_remaining']}" + (" sid" if "sid" in data else "")
     if kind == "progress_state":
-        states = (f"{each['node_id']} {each['state']} {each['value']:g}/{each['max']:g}" for each in data["nodes"].values())
+        states = (
+            f"{each['node_id']} {each['state']} {each['value']:g}/{each['max']:g}" for each in data["nodes"].values()
+        )
         return f"progress_state {', '.join(states)}"
     if kind == "execution_cached":
         return f"execution_cached {sorted(data['nodes'])}"

@@ -1,4 +1,6 @@
-"""The two servers that the contract suite runs against: a fresh simulator always, the real ComfyUI when COMFYUI_URL names one."""
+"""The two servers that the contract suite runs against: a fresh simulator always, the real ComfyUI when COMFYUI_URL
+names one.
+"""
 
 import os
 from collections.abc import AsyncIterator
@@ -35,7 +37,9 @@ async def lab(comfyui: Comfy) -> Comfy:
 
 @pytest.fixture
 async def idle(lab: Comfy) -> Comfy:
-    """A ComfyUI with the lab nodes that nobody uses just now, for tests that others would disturb or be disturbed by."""
+    """A ComfyUI with the lab nodes that nobody uses just now, for tests that others would disturb or be disturbed
+    by.
+    """
     if (await lab.get("/prompt")).json["exec_info"]["queue_remaining"]:
         pytest.skip("this ComfyUI is in use")
     return lab

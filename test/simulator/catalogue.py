@@ -1,7 +1,7 @@
 """Which node classes there are, what they take, and which model files exist.
 
-The classes come from `object_info.json`: GET /object_info of a real ComfyUI 0.3.64, recorded by us and cut down to
-the classes that the simulator can run. The choice lists of models are filled from the options, those of input images from
+The classes come from `object_info.json`: GET /object_info of a real ComfyUI 0.3.64, recorded by us and cut down to the
+classes that the simulator can run. The choice lists of models are filled from the options, those of input images from
 the folder at each look.
 """
 

@@ -75,7 +75,7 @@ class Executor:
     async def execute(self, item: Item) -> Outcome:
         """Run one prompt to its end, whatever that is; never raises for what a node does."""
         _, prompt_id, prompt, extra_data, targets = item
-        self.client_id = extra_data.get("client_id")
+        self.client_id = extra_data["client_id"] if "client_id" in extra_data else None  # noqa: SIM401 (may be a list)
         run = self._run = _Run(self, prompt_id, prompt, extra_data)
         await self.machine.begin_prompt()
         try:

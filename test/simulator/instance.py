@@ -35,8 +35,10 @@ class Instance:
         self.executor = Executor(options, folders, self.catalogue, self.machine, self.sockets, self.logs.line)
         self.queue = PromptQueue(self._queue_changed)
         self.number = 0  # counts submitted prompts, accepted or not
-        self.accepted = 0
-        self.runs: deque[dict[str, Any]] = deque(maxlen=_STATISTICS)
+        self.accepted = 0  # prompts put into the queue
+        self.run = 0  # prompts that ended
+        self._accepted_at: dict[str, tuple[float, float]] = {}  # prompt id -> monotonic and wall time, until it has run
+        self.prompts: deque[dict[str, Any]] = deque(maxlen=_STATISTICS)
         self.unload_wanted = False  # POST /free
         self.forget_wanted = False  # POST /free
         self.http_may_answer = asyncio.Event()
@@ -58,6 +60,14 @@ class Instance:
     def _queue_changed(self) -> None:
         self.sockets.send("status", {"status": self.queue_info()})
 
+    def accept(self, item: Item) -> None:
+        """Queue a valid prompt."""
+        self._accepted_at[item[1]] = (time.monotonic(), time.time())
+        if len(self._accepted_at) > 10 * _STATISTICS:  # prompts that were deleted leave theirs behind
+            self._accepted_at.pop(next(iter(self._accepted_at)))
+        self.accepted += 1
+        self.queue.put(item)
+
     async def work_for_ever(self) -> None:
         """Run prompts until cancelled. An error outside a node ends this loop and nothing: as in ComfyUI, where the
         thread dies.
@@ -77,16 +87,18 @@ class Instance:
             self.logs.line(f"Exception in thread prompt_worker: {error!r}")
 
     async def _run(self, item: Item) -> None:
-        started, started_at = time.monotonic(), time.time()
+        started = (time.monotonic(), time.time())
         outcome = await self.executor.execute(item)
         if self.machine.faults.history_delay:
             await self.machine.pause(self.machine.faults.history_delay)
         self.queue.done(outcome.outputs, outcome.meta, outcome.status)
         if self.executor.client_id is not None:
             self.sockets.send("executing", {"node": None, "prompt_id": item[1]}, self.executor.client_id)
-        ended = time.monotonic()
-        self.logs.line(f"Prompt executed in {ended - started:.2f} seconds")
-        self.runs.append(_statistics(item, outcome, (started, ended), (started_at, time.time())))
+        ended = (time.monotonic(), time.time())
+        self.logs.line(f"Prompt executed in {ended[0] - started[0]:.2f} seconds")
+        self.run += 1
+        accepted = self._accepted_at.pop(item[1], started)  # missing only for an id used twice
+        self.prompts.append(_statistics(item, outcome, accepted, started, ended))
 
     def _free(self) -> None:
         if self.unload_wanted or self.forget_wanted:
@@ -97,16 +109,21 @@ class Instance:
 
 
 def _statistics(
-    item: Item, outcome: Outcome, monotonic: tuple[float, float], wall: tuple[float, float]
+    item: Item,
+    outcome: Outcome,
+    accepted: tuple[float, float],
+    started: tuple[float, float],
+    ended: tuple[float, float],
 ) -> dict[str, Any]:
     return {
         "prompt_id": item[1],
-        "started": monotonic[0],  # seconds on the machine's monotonic clock
-        "ended": monotonic[1],
-        "started_at": wall[0],  # seconds since the epoch
-        "ended_at": wall[1],
-        "status": outcome.status["status_str"],
-        "last_message": outcome.status["messages"][-1][0],
+        "accepted_at": accepted[0],  # seconds on the machine's monotonic clock
+        "started_at": started[0],
+        "ended_at": ended[0],
+        "accepted_wall": accepted[1],  # seconds since the epoch
+        "started_wall": started[1],
+        "ended_wall": ended[1],
+        "last_message": outcome.status["messages"][-1][0],  # execution_success, _error or _interrupted
         "cached_nodes": len(outcome.cached),
         "run_nodes": len(outcome.ran),
     }

@@ -181,8 +181,9 @@ def save_image_websocket(call: Call) -> Result:
 @node("PreviewAny")
 def preview_any(call: Call) -> Result:
     source = call["source"]
-    plain_text = isinstance(source, str | int | float)
-    return Result(ui={"text": [str(source) if plain_text or source is None else repr(source)]})
+    if isinstance(source, dict | list):
+        return Result(ui={"text": [json.dumps(source)]})
+    return Result(ui={"text": [str(source)]})
 
 
 @node("SlowProgress")

@@ -17,10 +17,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"  # address to bind
     port: int = 0  # 0 = a free one
-    base_directory: Path | None = (
-        None  # holds input, output, temp, user, models; None = a temporary one, removed at the end
-    )
-    load_seconds: float = 0.0  # what one loader node costs when its model is not in memory
+    base_directory: Path | None = None  # holds input, output, temp, user, models; None = a temporary one
+    load_seconds: float = 0.0  # loading a checkpoint or diffusion model that is not in memory
     step_seconds: float = 0.0  # one sampler step
     decode_seconds: float = 0.0  # one VAE node
     vram_gib: float = 24.0  # size of the pretended GPU

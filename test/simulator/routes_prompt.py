@@ -99,8 +99,7 @@ class PromptRoutes:
         if verdict.error is not None:
             instance.logs.line(f"invalid prompt: {verdict.error}")
             return answer({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
-        self._queue.put((number, prompt_id, prompt, extra_data, verdict.outputs))
-        instance.accepted += 1
+        instance.accept((number, prompt_id, prompt, extra_data, verdict.outputs))
         if wrong == "lost":
             return trouble()
         return answer({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
@@ -113,7 +112,7 @@ class PromptRoutes:
             return float(body["number"])
         number = self._instance.number
         self._instance.number += 1
-        return -number if body.get("front") else number
+        return -number if isinstance(body, dict) and body.get("front") else number
 
     async def show_queue(self, _: web.Request) -> web.Response:
         running = [] if self._queue.running is None else [self._queue.running]

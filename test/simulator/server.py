@@ -1,4 +1,4 @@
-"""The simulator as a server: start, stop, kill, restart, and the faults that concern connections.
+"""The simulator as a server: start, stop, restart, and the faults that concern connections.
 
 `Simulator` is an async context manager; inside a test it lives on the test's event loop, and a "crash" then means
 what the outside sees of one: every connection cut, the port closed, all memory gone; `start` brings it back on the
@@ -44,7 +44,7 @@ class Simulator:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self._ending: asyncio.Task[None] | None = None  # a kill or a refusal under way
+        self._ending: asyncio.Task[None] | None = None  # a crash or a refusal under way
 
     @property
     def url(self) -> str:
@@ -74,18 +74,23 @@ class Simulator:
         await self._runner.setup()
         await self._listen()
         self._loops = [
-            asyncio.create_task(instance.sockets.publish_for_ever(), name="publish"),
+            asyncio.create_task(self._publish(instance), name="publish"),
             asyncio.create_task(instance.work_for_ever(), name="work"),
         ]
 
     async def stop(self) -> None:
-        """End this life. As with ComfyUI sockets get no close frame."""
+        """End this life at once, as SIGKILL would (no close frames); `start` begins the next."""
         await self._wait_for_ending()
         await self._end()
 
-    async def kill(self) -> None:
-        """End this life at once, as SIGKILL would; `start` begins the next."""
-        await self.stop()
+    async def _publish(self, instance: Instance) -> None:
+        """A client id that cannot be looked up (a list, say) ends ComfyUI's publish loop and with it the whole
+        server.
+        """
+        try:
+            await instance.sockets.publish_for_ever()
+        except TypeError:
+            self._on_crash()
 
     def set_faults(self, **change: Any) -> None:
         """Merge faults as POST /simulator/faults does; raises FaultError."""
@@ -106,12 +111,12 @@ class Simulator:
             loop.call_later(0.01, self._on_crash)
 
     def statistics(self) -> dict[str, Any]:
-        """What GET /simulator/stats says."""
+        """What GET /simulator/stats says: counts, and the last 10,000 prompts that ended."""
         instance = self.instance
         return {
             "accepted": instance.accepted,
-            "run": len(instance.runs),
-            "runs": list(instance.runs),
+            "run": instance.run,
+            "prompts": list(instance.prompts),
             "websockets": len(instance.sockets.transports),
         }
 

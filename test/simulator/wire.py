@@ -101,5 +101,5 @@ class Sockets:
         for socket in targets:
             try:
                 await socket.send_frame(frame, kind)
-            except (ConnectionError, RuntimeError):
+            except ConnectionError:
                 continue  # closed meanwhile; its own handler unregisters it

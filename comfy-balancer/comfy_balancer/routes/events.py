@@ -11,8 +11,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from comfy_balancer import views
 from comfy_balancer.dependencies import Here, Resources
-from comfy_balancer.errors import NothingMore, invalid, respond
 from comfy_shared.errors import ComfyError
+from comfy_shared.http.problems import NothingMore, invalid, respond
 
 router = APIRouter(prefix="/tasks", tags=["Tasks"])
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request, Response
 
 from comfy_balancer import views
 from comfy_balancer.dependencies import Here, Json
-from comfy_balancer.errors import WrongMediaType, invalid
 from comfy_balancer.openapi import answer, body
 from comfy_balancer.schemas import InputList, InputView
 from comfy_balancer.uploads import read_form
+from comfy_shared.http.problems import WrongMediaType, invalid
 
 router = APIRouter(prefix="/inputs", tags=["Inputs"])
 

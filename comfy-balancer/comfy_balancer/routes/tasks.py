@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request, Response
 from comfy_balancer import views
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Owner, Resources
-from comfy_balancer.errors import invalid
 from comfy_balancer.listing import Query as TaskQuery
 from comfy_balancer.openapi import answer, body
 from comfy_balancer.schemas import (
@@ -22,6 +21,7 @@ from comfy_balancer.schemas import (
 )
 from comfy_balancer.service import Accepted
 from comfy_balancer.uploads import read_form
+from comfy_shared.http.problems import invalid
 from comfy_shared.models import Status
 
 router = APIRouter(prefix="/tasks", tags=["Tasks"])

@@ -36,7 +36,7 @@ PAGE = """<!doctype html>
 </html>
 """
 START = """SwaggerUIBundle({
-  url: "openapi.json",
+  url: new URL("openapi.json", location.origin + location.pathname).href,
   dom_id: "#swagger-ui",
   deepLinking: true,
   filter: true,

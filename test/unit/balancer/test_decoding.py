@@ -3,9 +3,9 @@
 import pytest
 
 from comfy_balancer.decoding import decode_body
-from comfy_balancer.errors import MalformedBody
 from comfy_balancer.schemas import BatchRequest, TaskRequest
 from comfy_shared.errors import InvalidTask
+from comfy_shared.http.problems import MalformedBody
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from comfy_balancer.errors import RangeNotSatisfiable
 from comfy_balancer.ranges import parse_range, tag_fits
+from comfy_shared.http.problems import RangeNotSatisfiable
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from comfy_balancer.errors import LONGEST_MESSAGE, MOST_PROBLEMS, Problem, StorageFull, problem_body, respond
 from comfy_shared.errors import (
     ComfyError,
     Conflict,
@@ -17,6 +16,7 @@ from comfy_shared.errors import (
     TooLarge,
     Unavailable,
 )
+from comfy_shared.http.problems import LONGEST_MESSAGE, MOST_PROBLEMS, Problem, StorageFull, problem_body, respond
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Plain helpers that several test folders share; nothing here knows pytest."""
