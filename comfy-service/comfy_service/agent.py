@@ -7,6 +7,7 @@ At the stop it claims no more, waits for what runs (the grace period), gives bac
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import Instance
-from comfy_service.instance.protocol import Ended, Frame, LogLines
+from comfy_service.instance.protocol import Ended, Frame, LogLines, QueueStatus
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
@@ -80,7 +81,7 @@ class Agent:
         self._run_ended = asyncio.Event()
         self._handed_over = asyncio.Event()  # the GPU that became free has its next prompt, or there is none
         self._handed_over.set()
-        self._unsure = True  # Redis may count tasks as ours that we know nothing of
+        self._unsure = True  # Redis may count tasks as ours that an earlier process began
 
     async def run(self, stop: asyncio.Event, on_death: Callable[[str], None]) -> None:
         """Works until `stop`, then shuts down in order."""
@@ -109,6 +110,9 @@ class Agent:
             run.release("the agent stops")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
+        for task in self._tasks:  # it waits for an instance that hangs, or for a Redis that is away
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _vitals(self) -> Vitals:
         running = [task_id for task_id, run in self._runs.items() if not run.gpu_free.is_set()]
@@ -124,8 +128,11 @@ class Agent:
                 await self._meet_instance()
             except RunError as error:
                 self._ready.clear()
-                self._placer.forget()
                 self._heartbeat.instance_absent(error.message)
+                await loops.pause(backoff.next())
+                continue
+            except Unavailable as error:
+                log.warning("Recovery waits for Redis", action="agent.recovery_waits", reason=error.message)
                 await loops.pause(backoff.next())
                 continue
             follow = asyncio.create_task(self._socket.follow(self._instance.url, self._on_open))
@@ -135,6 +142,7 @@ class Agent:
             if not follow.done():
                 await self._socket.close()
             await follow
+            self._placer.forget()  # what comes back may have another input folder
             for run in self._runs.values():
                 run.look()
             if not self._on_gpu():
@@ -144,10 +152,11 @@ class Agent:
             await loops.pause(backoff.next())
 
     async def _meet_instance(self) -> None:
-        """Learns what the instance offers; after this the agent may claim.
+        """Learns what the instance offers, and looks after what an earlier process left; after this the agent may claim.
 
         Raises:
             RunError: the instance does not answer, or not as it should.
+            Unavailable: Redis does not say what the earlier process left.
         """
         stats = await self._instance.system_stats()
         object_info = await self._instance.object_info()
@@ -171,6 +180,8 @@ class Agent:
 
     def _on_open(self) -> None:
         """The socket is open (again): what happened meanwhile only history tells."""
+        if not self._ready.is_set():  # suspected while the socket was opening: meet the instance again
+            self._keep_task(self._socket.close())
         for run in self._runs.values():
             run.look()
         self._keep_task(self._subscribe_logs())
@@ -188,6 +199,8 @@ class Agent:
         if isinstance(frame, LogLines):
             self._tell_log(frame)
             return
+        if isinstance(frame, QueueStatus):
+            return  # of everybody's prompts: it says nothing of ours, which may be silent all the same
         prompt_id = getattr(frame, "prompt_id", None)
         for run in self._runs.values():
             if run.prompt_id == prompt_id or (prompt_id is None and not run.gpu_free.is_set()):
@@ -213,31 +226,29 @@ class Agent:
     # What Redis says that we hold.
 
     async def _recover(self) -> None:
-        """Adopts or gives back the tasks that Redis counts as ours and we do not know: of an earlier process, or of a
-        claim whose answer was lost; and stops prompts of ours that are nobody's any more.
+        """Adopts or gives back the tasks that an earlier process of this agent held, and stops its prompts that are
+        nobody's any more.
 
         Raises:
             RunError: the instance does not answer.
+            Unavailable: Redis does not answer.
         """
         if not self._unsure:
             return
-        try:
-            held = set(await self._queue.held(self._settings.agent)) - set(self._runs)
-            running, waiting = await self._instance.queue()
-            ours = {item[1]: item[3] for item in running + waiting if self._is_ours(item)}
-            for task_id in held:
-                attempt = await self._queue.adopt(self._settings.agent, self.session, task_id)
-                if isinstance(attempt, Attempt):
-                    await self._resume(attempt, ours.pop(attempt.task.prompt_id, None))
-                elif attempt is not None:
-                    await self._drop_broken(attempt)
-            known = {run.prompt_id for run in self._runs.values()}
-            for prompt_id in set(ours) - known:
-                log.warning("A prompt of a lost task is stopped", action="instance.orphan", prompt_id=prompt_id)
-                await self._instance.remove(prompt_id)
-            self._unsure = False
-        except Unavailable as error:
-            log.warning("Recovery waits for Redis", action="agent.recovery_waits", reason=error.message)
+        held = set(await self._queue.held(self._settings.agent)) - set(self._runs)
+        running, waiting = await self._instance.queue()
+        ours = {item[1]: item[3] for item in running + waiting if self._is_ours(item)}
+        for task_id in held:
+            attempt = await self._queue.adopt(self._settings.agent, self.session, task_id)
+            if isinstance(attempt, Attempt):
+                await self._resume(attempt, ours.pop(attempt.task.prompt_id, None))
+            elif attempt is not None:
+                await self._drop_broken(attempt)
+        known = {run.prompt_id for run in self._runs.values()}
+        for prompt_id in set(ours) - known:
+            log.warning("A prompt of a lost task is stopped", action="instance.orphan", prompt_id=prompt_id)
+            await self._instance.remove(prompt_id)
+        self._unsure = False
 
     def _is_ours(self, item: list[object]) -> bool:
         extra = item[3] if len(item) > 3 else None
@@ -249,7 +260,8 @@ class Agent:
             error = TaskError(
                 code="agent_lost", message="The agent restarted and its instance does not know the prompt."
             )
-            await self._queue.try_again(attempt, error)
+            with suppress(LeaseLost):
+                await self._queue.try_again(attempt, error)
             return
         log.info("Prompt adopted", action="task.adopted", task_id=attempt.id, attempt=attempt.number)
         if isinstance(extra, dict) and isinstance(extra.get("client_id"), str):
@@ -294,7 +306,7 @@ class Agent:
             run = self._runs.get(rest[0])
             if run is not None and str(run.attempt.number) == rest[1]:
                 log.info("Task is canceled", action="task.canceled", task_id=rest[0])
-                self._leases.drop(rest[0])
+                self._leases.drop(rest[0], run.attempt.number)
                 run.lose()
         else:  # wake, drain, resume: the next claim tells
             self._wake.set()
@@ -303,6 +315,7 @@ class Agent:
 
     async def _claim_loop(self, stop: asyncio.Event) -> None:
         verdicts: dict[str, bool] = {}
+        prompt_id = str(uuid4())
         backoff = Backoff(0.1, 2.0)
         while await self._free(stop):
             self._wake.clear()  # before the claim: a wake-up during it must not be lost
@@ -310,17 +323,15 @@ class Agent:
                 reply = await self._queue.claim(
                     self._settings.agent,
                     self.session,
-                    prompt_id=str(uuid4()),
+                    prompt_id=prompt_id,
                     verdicts=verdicts,
                 )
                 backoff.reset()
             except Unavailable as error:
                 log.warning("Claiming waits for Redis", action="agent.claim_waits", reason=error.message)
-                self._unsure = True  # the claim may have been granted all the same
                 await first_of(stop, timeout=backoff.next())
-                await self._recover_again()
-                continue
-            verdicts = {}
+                continue  # under the same prompt id: a claim that was granted all the same is answered again
+            verdicts, prompt_id = {}, str(uuid4())
             if not isinstance(reply, Attempt | UnknownLanes):
                 self._handed_over.set()
             if isinstance(reply, UnknownLanes):
@@ -333,12 +344,6 @@ class Agent:
                 await first_of(stop, self._wake, timeout=self._settings.recheck_seconds)
             elif isinstance(reply, Unregistered):
                 await self._register_again(stop)
-
-    async def _recover_again(self) -> None:
-        try:
-            await self._recover()
-        except ComfyError as error:
-            log.warning("Recovery waits for the instance", action="agent.recovery_waits", reason=error.message)
 
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:
@@ -377,8 +382,9 @@ class Agent:
                 log.exception("A run died of a bug", action="task.bug")
                 await self._give_up(run.attempt, type(error).__name__)
             finally:
-                self._leases.drop(run.attempt.id)
-                del self._runs[run.attempt.id]
+                self._leases.drop(run.attempt.id, run.attempt.number)
+                if self._runs.get(run.attempt.id) is run:  # not a later attempt, claimed while this one still stored
+                    del self._runs[run.attempt.id]
                 self._run_ended.set()
 
     async def _give_up(self, attempt: Attempt, bug: str) -> None:

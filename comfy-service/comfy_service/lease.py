@@ -34,10 +34,10 @@ class LeaseKeeper:
         self._attempts[attempt.id] = attempt.number
         self._until[attempt.id] = time.monotonic() + self._lease
 
-    def drop(self, task_id: str) -> None:
-        """Renews this task no longer."""
-        self._attempts.pop(task_id, None)
-        self._until.pop(task_id, None)
+    def drop(self, task_id: str, number: int) -> None:
+        """Renews this attempt no longer; a later attempt at the same task is left alone."""
+        if self._attempts.get(task_id) == number:
+            del self._attempts[task_id], self._until[task_id]
 
     async def run(self, loops: Loops) -> None:
         """Renews every third of a lease, and more often while Redis does not answer."""
@@ -52,18 +52,25 @@ class LeaseKeeper:
             return True
         asked_at = time.monotonic()
         try:
-            # The half of a lease is the longest a stalled Redis may keep us from looking at the clock.
-            async with asyncio.timeout(self._lease / 5):
+            # A stalled Redis must not keep us from looking at the clock.
+            async with asyncio.timeout(self._patience(asked_at)):
                 lost = await self._queue.renew(self._session, attempts)
         except (Unavailable, TimeoutError):
             self._give_up_in_time()
             return False
-        for task_id in attempts:
+        for task_id, number in attempts.items():
+            if self._attempts.get(task_id) != number:
+                continue
             if task_id in lost:
                 self._lose(task_id, "told")
-            elif task_id in self._until:
+            else:
                 self._until[task_id] = asked_at + self._lease
         return True
+
+    def _patience(self, now: float) -> float:
+        """How long Redis may think, so that the first lease to end is still given up before it does."""
+        left = min(self._until.values()) - self._lease / 5 - now
+        return min(self._lease / 5, max(left, self._lease / 20))
 
     def _give_up_in_time(self) -> None:
         now = time.monotonic()
@@ -74,5 +81,5 @@ class LeaseKeeper:
     def _lose(self, task_id: str, reason: str) -> None:
         if task_id in self._attempts:
             log.warning("Lease lost", action="lease.lost", task_id=task_id, reason=reason)
-            self.drop(task_id)
+            self.drop(task_id, self._attempts[task_id])
             self._on_lost(task_id)

@@ -17,6 +17,23 @@ TRIES = 4  # to store one file, while the file store is away
 AT_ONCE = 4  # files of one task
 
 
+# Python's own table alone, so that an output is called the same on every machine, and what it lacks.
+_TYPES = mimetypes.MimeTypes(filenames=())
+for _type, _extension in (
+    ("image/webp", ".webp"),
+    ("image/x-exr", ".exr"),
+    ("audio/flac", ".flac"),
+    ("audio/ogg", ".ogg"),
+    ("audio/ogg", ".opus"),
+    ("video/x-matroska", ".mkv"),
+    ("model/gltf-binary", ".glb"),
+    ("model/gltf+json", ".gltf"),
+    ("model/obj", ".obj"),
+    ("model/stl", ".stl"),
+):
+    _TYPES.add_type(_type, _extension)
+
+
 class StoreFailed(RunError):
     """The file store did not take an output."""
 
@@ -131,8 +148,8 @@ def _proposed(item: FileReference | TextOutput | SocketImage) -> str:
         return item.filename
     if isinstance(item, TextOutput):
         return f"text-{item.node}.txt"
-    return f"socket-{item.node}{mimetypes.guess_extension(item.content_type) or '.bin'}"
+    return f"socket-{item.node}{_TYPES.guess_extension(item.content_type) or '.bin'}"
 
 
 def _content_type(name: str) -> str:
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return _TYPES.guess_type(name)[0] or "application/octet-stream"

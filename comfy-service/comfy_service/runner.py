@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 SOCKET_OUTPUT = "SaveImageWebsocket"  # its picture exists only as a frame
 HISTORY_LAG = 1.0  # seconds in which a prompt that was announced as ended must be in history
+STOP_SECONDS = 2.0  # longest wait for an instance to take the order to stop a prompt
 LARGEST_IN_MEMORY = 512 * 1024 * 1024  # bytes of socket pictures of one attempt
 
 
@@ -235,9 +236,10 @@ class Run:
     async def _stop_prompt(self) -> None:
         if self._at_instance:
             try:
-                await self._place.instance.remove(self.prompt_id)
-            except RunError as error:
-                log.warning("Prompt could not be stopped", action="task.stop_failed", reason=error.message)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._place.instance.remove(self.prompt_id)
+            except (RunError, TimeoutError) as error:
+                log.warning("Prompt could not be stopped", action="task.stop_failed", reason=str(error))
 
     async def _make_room(self, error: RunError) -> None:
         try:
@@ -259,6 +261,7 @@ class Run:
             except RunError as error:
                 log.warning("Instance answers wrongly", action="instance.wrong", reason=error.message)
             await asyncio.sleep(0.3)
+            await self._stop_prompt()  # once more: it may have been accepted after the order, or the order got lost
 
     async def _settle(self, outcome: Outcome) -> None:
         """Ends the lease, as often as it takes until Redis answers."""
@@ -279,7 +282,7 @@ class Run:
         queue = self._place.queue
         match outcome:
             case Done(outputs):
-                await queue.complete(self.attempt, outputs)
+                await queue.complete(self.attempt, outputs, progress=self._tracker.finished())
                 log.info("Task completed", action="task.completed", outputs=len(outputs))
             case Failed(error) if error.retryable:
                 status = await queue.try_again(self.attempt, task_error(error))
@@ -350,7 +353,7 @@ class Follower:
             async with asyncio.timeout(max(0.05, self._heard_at + self._silence - time.monotonic())):
                 await self._signal.wait()
         except TimeoutError:
-            self._look = time.monotonic() >= self._heard_at + self._silence
+            self._look = self._look or time.monotonic() >= self._heard_at + self._silence
         self._signal.clear()
         if self._ended:
             self._ended = False

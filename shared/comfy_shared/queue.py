@@ -243,10 +243,22 @@ class Queue:
         if reply == b"stale":
             raise LeaseLost
 
-    async def complete(self, attempt: Attempt, outputs: Sequence[Output]) -> None:
-        """Ends the attempt with its outputs. Raises LeaseLost when it no longer holds the task."""
+    async def complete(
+        self,
+        attempt: Attempt,
+        outputs: Sequence[Output],
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Ends the attempt with its outputs and last progress. Raises LeaseLost when it no longer holds the task."""
         told = [text({"output": output}) for output in outputs]
-        await self._settle(attempt, "complete", outputs=encode(outputs), told=msgspec.msgpack.encode(told))
+        await self._settle(
+            attempt,
+            "complete",
+            outputs=encode(outputs),
+            told=msgspec.msgpack.encode(told),
+            progress=encode(progress) if progress else b"",
+        )
 
     async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
         """Ends the task as failed. Raises LeaseLost when the attempt no longer holds it."""
@@ -269,6 +281,7 @@ class Queue:
         error: TaskError | None = None,
         outputs: bytes = b"[]",
         told: bytes = b"\x90",
+        progress: bytes = b"",
     ) -> Status:
         with border():
             reply = await scripts.SETTLE(
@@ -282,6 +295,7 @@ class Queue:
                 problem=encode(error) if error else b"{}",
                 outputs=outputs,
                 told=told,
+                progress=progress,
                 avoid_ms=self.avoid_ms,
                 retention_ms=self.retention_ms,
             )

@@ -99,7 +99,19 @@ RENEW = Script("renew", args=("session", "lease_ms", "attempts"))
 REPORT = Script("report", args=("id", "attempt", "session", "kind", "progress", "data"))
 SETTLE = Script(
     "settle",
-    args=("id", "attempt", "session", "outcome", "code", "problem", "outputs", "told", "avoid_ms", "retention_ms"),
+    args=(
+        "id",
+        "attempt",
+        "session",
+        "outcome",
+        "code",
+        "problem",
+        "outputs",
+        "told",
+        "progress",
+        "avoid_ms",
+        "retention_ms",
+    ),
 )
 ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
 CANCEL = Script("cancel", args=("id", "retention_ms"))

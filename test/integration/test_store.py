@@ -11,6 +11,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
+from comfy_shared.models import Status
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
@@ -84,11 +85,21 @@ async def test_a_full_redis_refuses_submits_and_lets_running_tasks_finish(
     own_redis: RedisServer, own_settings: SharedSettings
 ) -> None:
     # The client library strips the word OOM from the error: a full Redis looked like a bug of ours (500, no retry).
+    # And no running task could renew its lease or end.
     client = connect(own_settings)
     queue = queue_on(client, own_settings)
+    agent = Hand(queue, Registry(client, queue.keys, heartbeat_ttl=60, retention=600), "gpu-1")
+    await agent.register()
+    await queue.submit([new_task(), new_task()], queue_limit=10)
+    first, second = await agent.take(), await agent.take()
     await client.config_set("maxmemory", "1")
     with pytest.raises(Unavailable, match="OOM"):
         await queue.submit([new_task()], queue_limit=10)
+    assert await queue.renew(agent.session, {first.id: 1, second.id: 1}) == frozenset()
+    await queue.complete(first, [])
+    await queue.release(second, "test")
+    assert (await queue.get(first.id)).status is Status.COMPLETED
+    assert (await queue.get(second.id)).status is Status.PENDING
     await client.config_set("maxmemory", "0")
     await queue.submit([new_task()], queue_limit=10)
     await client.aclose()

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import msgspec
@@ -105,7 +105,10 @@ class Instance:
 
     async def system_stats(self) -> dict[str, Any]:
         """Machine and devices; cheap."""
-        return await self._json("/system_stats", timeout=5.0)
+        stats = await self._json("/system_stats", timeout=5.0)
+        if not isinstance(stats.get("system"), dict) or not isinstance(stats.get("devices"), list):
+            raise BadAnswer("What answers GET /system_stats is no ComfyUI.")
+        return stats
 
     async def object_info(self) -> dict[str, Any]:
         """All node classes; hundreds of KB."""
@@ -120,12 +123,12 @@ class Instance:
         body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra_data}
         try:
             response = await self._ask("POST", "/prompt", content=msgspec.json.encode(body))
-        except InstanceLost:
+            answer = _answer(response)
+        except (InstanceLost, BadAnswer):
             # The answer may be lost and the prompt accepted all the same: never post an id twice without looking.
             if await self.whereabouts(prompt_id) is Place.NOWHERE:
                 raise
             return
-        answer = _answer(response)
         if response.status_code != 200:
             raise _rejection(answer)
         if answer.get("node_errors"):
@@ -135,7 +138,7 @@ class Instance:
     async def queue(self) -> tuple[list[list[Any]], list[list[Any]]]:
         """Running and waiting items: [number, prompt id, prompt, extra data, outputs]."""
         answer = await self._json("/queue")
-        return cast("list[list[Any]]", answer["queue_running"]), cast("list[list[Any]]", answer["queue_pending"])
+        return _items(answer.get("queue_running")), _items(answer.get("queue_pending"))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The ended prompt's entry: outputs and status; None while it waits, runs or is unknown."""
@@ -179,8 +182,10 @@ class Instance:
         if response.status_code != 200:
             raise BadAnswer(f"ComfyUI refused an input file with {response.status_code}.")
         answer = _answer(response)
-        subfolder = answer.get("subfolder")
-        return f"{subfolder}/{answer['name']}" if subfolder else str(answer["name"])
+        given, subfolder = answer.get("name"), answer.get("subfolder")
+        if not isinstance(given, str) or not given:
+            raise BadAnswer("ComfyUI took an input file and did not say under which name.")
+        return f"{subfolder}/{given}" if subfolder else given
 
     @asynccontextmanager
     async def view(self, file: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -208,16 +213,25 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
         raise BadAnswer(f"ComfyUI answered with {response.status_code} and no JSON object.") from error
 
 
+def _items(value: object) -> list[list[Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, list) and len(item) > 1 for item in value):
+        raise BadAnswer("ComfyUI answered GET /queue with something that is no queue.")
+    return value
+
+
 def _rejection(answer: Mapping[str, Any]) -> PromptRejected:
     """ComfyUI's own words; the tracebacks of its validation carry server paths and stay here."""
     node_errors = answer.get("node_errors") or {}
-    error = answer.get("error") or {}
+    error = answer.get("error")
+    error = error if isinstance(error, dict) else {}
     lines = [str(error.get("message", "A part of the prompt is invalid"))]
     if error.get("details"):
         lines.append(str(error["details"]))
     readable: dict[str, Any] = {}
     for node, entry in node_errors.items() if isinstance(node_errors, dict) else ():
-        errors = [item for item in entry.get("errors", []) if isinstance(item, dict)]
+        if not isinstance(entry, dict):
+            continue
+        errors = [item for item in entry.get("errors") or [] if isinstance(item, dict)]
         readable[node] = {
             "class_type": entry.get("class_type"),
             "errors": [{key: item.get(key) for key in ("type", "message", "details")} for item in errors],

@@ -34,11 +34,12 @@ def judge(entry: Mapping[str, Any]) -> None:
     Raises:
         Interrupted, OutOfMemory, NodeFailed.
     """
-    status = entry.get("status") or {}
+    status = _mapping(entry.get("status"))
     if status.get("status_str") == "success":
         return
-    messages = [item for item in status.get("messages", []) if isinstance(item, list) and len(item) == 2]
-    kind, data = messages[-1] if messages else ("", {})
+    messages = status.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    kind, data = (last[0], _mapping(last[1])) if isinstance(last, list) and len(last) == 2 else ("", {})
     if kind == "execution_interrupted":
         raise Interrupted
     node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
@@ -50,9 +51,14 @@ def judge(entry: Mapping[str, Any]) -> None:
     raise NodeFailed(f"Node {node} ({node_class}) failed: {exception}: {text}", details)
 
 
+def _mapping(value: object) -> Mapping[str, Any]:
+    """Custom nodes write into history too: what should be an object need not be one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def products(entry: Mapping[str, Any]) -> Iterator[FileReference | TextOutput]:
     """The files and texts of an entry, in the order of the nodes."""
-    for node, shown in (entry.get("outputs") or {}).items():
+    for node, shown in _mapping(entry.get("outputs")).items():
         if not isinstance(shown, Mapping):
             continue
         for kind, items in shown.items():
@@ -75,7 +81,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 def safe_name(filename: str, taken: set[str]) -> str:
     """A file name made of what ComfyUI calls the file: no path, no odd characters, not among `taken` (it is added
     there)."""
-    base = _UNSAFE.sub("_", filename.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".")[-120:] or "output"
+    base = _UNSAFE.sub("_", filename.replace("\\", "/").rsplit("/", 1)[-1])[-120:].lstrip(".") or "output"
     name, number = base, 1
     while name in taken:
         number += 1

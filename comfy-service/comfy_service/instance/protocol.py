@@ -6,6 +6,7 @@ are the truth.
 how it ended.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +95,7 @@ def parse_text(frame: str | bytes) -> Frame | None:
         message = msgspec.json.decode(frame)
         kind, data = message["type"], message["data"]
         return _message(kind, data)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -104,8 +105,8 @@ def _message(kind: str, data: dict[str, Any]) -> Frame | None:
             return Step(
                 prompt_id=_optional(data.get("prompt_id")),
                 node=_optional(data.get("node")),
-                value=float(data["value"]),
-                maximum=float(data["max"]),
+                value=_finite(data["value"]),
+                maximum=_finite(data["max"]),
             )
         case "progress_state":
             return _node_states(data)
@@ -135,11 +136,19 @@ def _node_states(data: dict[str, Any]) -> NodeFinished:
         prompt_id=str(data["prompt_id"]),
         finished=tuple(node for node, state in nodes.items() if state["state"] == "finished"),
         running={
-            node: (float(state["value"]), float(state["max"]))
+            node: (_finite(state["value"]), _finite(state["max"]))
             for node, state in nodes.items()
             if state["state"] == "running"
         },
     )
+
+
+def _finite(value: Any) -> float:
+    """A number that JSON can hold again: a node may count to "nan"."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no finite number")
+    return number
 
 
 def _optional(value: object) -> str | None:
@@ -228,3 +237,7 @@ class Tracker:
             nodes_done=done,
             nodes_total=total,
         )
+
+    def finished(self) -> Progress:
+        """The progress of a prompt that succeeded: all of it, whatever frames were missed."""
+        return msgspec.structs.replace(self.progress(), fraction=1.0, nodes_done=len(self._classes))

@@ -1,12 +1,13 @@
 -- cancel: a pending or running task is canceled for good in this step; an agent that runs it is told and can no longer report.
 -- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agent_prefix held_prefix
 -- ARGV: id retention_ms
--- USES: time story place move
--- Replies: {canceled} | {already, status} | {unknown}
+-- USES: time story place move sound
+-- Replies: {canceled} | {already, status} | {unknown} | {damaged}
 local key = task_prefix .. id
+if redis.call('EXISTS', key) == 0 then return {'unknown'} end
+if not sound(id) then return {'damaged'} end
 local fields = redis.call('HMGET', key, 'status', 'agent', 'attempt', 'created_at', 'lane')
 local status = fields[1]
-if not status then return {'unknown'} end
 if status == 'pending' then
   dequeue(id, fields[5])
 elseif status == 'running' then

@@ -1,12 +1,15 @@
 -- claim: give the agent the next task that it can run; the prompt id of the attempt is recorded before anything is sent anywhere.
 -- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining damaged
 -- ARGV: agent session prompt_id lease_ms verdicts
--- USES: time story place wake move
+-- USES: time story place wake move sound quarantine
 -- Input: `verdicts` is msgpack: lane → '1' the agent can serve it, '0' it cannot (what it found out about lanes from the reply before).
 -- Replies: {claimed, field, value…} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
 local record = agent_prefix .. agent
-if redis.call('HGET', record, 'session') ~= session then return {'unregistered'} end
-local verdict_key = verdicts_prefix .. agent
+if redis.pcall('HGET', record, 'session') ~= session then return {'unregistered'} end
+local verdict_key, held_key = verdicts_prefix .. agent, held_prefix .. agent
+-- Broken bytes under the agent's own keys must not keep it from working.
+if redis.call('TYPE', verdict_key)['ok'] ~= 'hash' then redis.call('DEL', verdict_key) end
+if redis.call('TYPE', held_key)['ok'] ~= 'set' then redis.call('DEL', held_key) end
 for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
   redis.call('HSET', verdict_key, lane, verdict)
   redis.call('EXPIRE', verdict_key, 86400)
@@ -15,25 +18,30 @@ end
 redis.call('ZREM', idle, agent)
 if redis.call('SISMEMBER', draining, agent) == 1 then return {'draining'} end
 
-local function sound(id, lane)  -- hostile or broken bytes under a task's key must not block the lane for ever
-  local key = task_prefix .. id
-  if redis.call('TYPE', key)['ok'] == 'hash' then
-    local fields = redis.call('HMGET', key, 'status', 'attempt', 'max_attempts', 'created_at', 'lane', 'events')
-    if fields[1] == 'pending' and tonumber(fields[2]) and tonumber(fields[3]) and tonumber(fields[4])
-      and fields[5] == lane and tonumber(fields[6]) then
-      return true
+-- The same call again after a lost reply: it has its task already.
+for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
+  if sound(id) then
+    local held = redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'session', 'prompt_id')
+    if held[1] == 'running' and held[2] == agent and held[3] == session and held[4] == prompt_id then
+      return {'claimed', unpack(redis.call('HGETALL', task_prefix .. id))}
     end
   end
+end
+
+local function waits(id, lane)  -- a broken record must not block the lane for ever
+  if sound(id) then
+    local fields = redis.call('HMGET', task_prefix .. id, 'status', 'lane')
+    if fields[1] == 'pending' and fields[2] == lane then return true end
+  end
   dequeue(id, lane)
-  redis.call('ZADD', damaged, now, 'task:' .. id)
-  redis.call('ZREMRANGEBYRANK', damaged, 0, -1001)
+  quarantine(id)
   return false
 end
 
 local alone = redis.call('ZCOUNT', agents, now, '+inf') <= 1
 local function head_of(lane)
-  for _, id in ipairs(redis.call('ZRANGE', lane_prefix .. lane, 0, 15)) do
-    if sound(id, lane) then
+  for _, id in ipairs(redis.pcall('ZRANGE', lane_prefix .. lane, 0, 15)) do
+    if waits(id, lane) then
       local avoid = redis.call('HMGET', task_prefix .. id, 'avoid', 'avoid_until')
       if alone or avoid[1] ~= agent or now >= tonumber(avoid[2]) then return id end
     end
@@ -51,7 +59,8 @@ repeat
       chosen = head_of(lane)
     elseif not verdict then
       unknown[#unknown + 1] = lane
-      unknown[#unknown + 1] = redis.call('GET', needs_prefix .. lane) or ''
+      local needs = redis.pcall('GET', needs_prefix .. lane)
+      unknown[#unknown + 1] = type(needs) == 'string' and needs or ''
     end
     if chosen or #unknown > 64 then break end
   end
@@ -72,6 +81,6 @@ redis.call('HSET', key, 'agent', agent, 'session', session, 'prompt_id', prompt_
 redis.call('HDEL', key, 'progress')
 change_status(chosen, 'pending', 'running', fields[2])
 redis.call('ZADD', leases, now + tonumber(lease_ms), chosen)
-redis.call('SADD', held_prefix .. agent, chosen)
+redis.call('SADD', held_key, chosen)
 tell(chosen, 'claimed', attempt, cjson.encode({agent = agent}))
 return {'claimed', unpack(redis.call('HGETALL', key))}

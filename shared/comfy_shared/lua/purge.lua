@@ -9,7 +9,7 @@ local function decoded(text)
   return ok and type(value) == 'table' and value or {}
 end
 for _, id in ipairs(gone) do
-  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs')
+  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs')
   redis.call('ZREM', index_prefix .. 'all', id)
   if fields[1] then redis.call('ZREM', index_prefix .. 'status:' .. fields[1], id) end
   if fields[2] then redis.call('ZREM', index_prefix .. 'owner:' .. fields[2], id) end

@@ -5,6 +5,7 @@
 -- Input: only a changed `record` is news, `vitals` (free memory …) is not; takeover is 1 for the first call of a session (an older process of the same id is thereby replaced), 0 for a heartbeat; an empty `object_info` means it is stored already.
 -- Replies: {ok, 1 when draining} | {replaced} | {unregistered} | {offer}: send object_info as well
 local key = agent_prefix .. agent
+if redis.call('TYPE', key)['ok'] ~= 'hash' then redis.call('DEL', key) end  -- broken bytes must not keep the agent out
 local before = redis.call('HMGET', key, 'session', 'digest', 'record')
 if takeover ~= '1' and before[1] ~= session then return {before[1] and 'replaced' or 'unregistered'} end
 if digest ~= '' then

@@ -5,8 +5,10 @@
 -- Input: `attempts` is msgpack: task id → attempt.
 -- Replies: the ids that are lost.
 local lost = {}
+redis.call('ZREM', leases, '')  -- needs no memory: a Redis at its limit refuses only the first write of a step
 for id, attempt in pairs(cmsgpack.unpack(attempts)) do
-  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'attempt', 'session')
+  -- pcall: one key of a wrong type must not take the leases of the others
+  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'attempt', 'session')
   if fields[1] == 'running' and fields[2] == tostring(attempt) and fields[3] == session then
     redis.call('ZADD', leases, now + tonumber(lease_ms), id)
   else

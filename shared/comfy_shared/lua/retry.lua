@@ -1,12 +1,13 @@
 -- retry: put a failed or canceled task back by hand, with fresh attempts; the numbers of the attempts go on.
 -- KEYS: clock queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix idle leases held_prefix
 -- ARGV: id needs attempts queue_limit
--- USES: time story place wake move
--- Replies: {pending} | {already, status} | {unknown} | {full, waiting}
+-- USES: time story place wake move sound
+-- Replies: {pending} | {already, status} | {unknown} | {damaged} | {full, waiting}
 local key = task_prefix .. id
+if redis.call('EXISTS', key) == 0 then return {'unknown'} end
+if not sound(id) then return {'damaged'} end
 local fields = redis.call('HMGET', key, 'status', 'attempt', 'created_at', 'lane', 'order')
 local status = fields[1]
-if not status then return {'unknown'} end
 if status ~= 'failed' and status ~= 'canceled' then return {'already', status} end
 local waiting = redis.call('ZCARD', queue)
 if waiting >= tonumber(queue_limit) then return {'full', waiting} end

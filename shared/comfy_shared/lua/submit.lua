@@ -8,9 +8,8 @@
 local list = cmsgpack.unpack(tasks)
 
 if fingerprint ~= '' then
-  local earlier = redis.call('GET', idempotency)
-  if earlier then
-    local seen = cmsgpack.unpack(earlier)
+  local read, seen = pcall(cmsgpack.unpack, redis.pcall('GET', idempotency))
+  if read and type(seen) == 'table' then  -- anything else is nothing, or nothing of ours
     if seen[1] ~= fingerprint then return {'conflict'} end
     table.remove(seen, 1)
     return {'known', unpack(seen)}
@@ -48,8 +47,9 @@ for i, task in ipairs(list) do
   reply[i + 2] = redis.call('ZRANK', queue, task.id)
   seen[i + 1] = task.id
 end
+local asleep = {}  -- lanes for which nobody idle is left
 for _, task in ipairs(list) do
-  if not wake(task.lane) then break end
+  asleep[task.lane] = asleep[task.lane] or not wake(task.lane)
 end
 if fingerprint ~= '' then redis.call('SET', idempotency, cmsgpack.pack(seen), 'PX', idempotency_ms) end
 return reply

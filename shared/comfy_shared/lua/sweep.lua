@@ -1,10 +1,10 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
--- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle swept damaged
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
--- USES: time story place wake move again
+-- USES: time story place wake move again sound quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
-local last = tonumber(redis.call('GET', swept) or now)
+local last = tonumber(redis.call('GET', swept) or now) or now
 redis.call('SET', swept, now)
 local reply = {-1}
 if now - last > tonumber(lease_ms) / 2 then
@@ -15,8 +15,12 @@ if now - last > tonumber(lease_ms) / 2 then
   expired = {}
 end
 for _, id in ipairs(expired) do
-  local fields = redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt')
-  if fields[1] ~= 'running' then
+  local fields = sound(id) and redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt')
+  if not fields or (fields[1] == 'running' and not fields[2]) then
+    local agent = redis.pcall('HGET', task_prefix .. id, 'agent')
+    end_lease(id, type(agent) == 'string' and agent or '')
+    quarantine(id)
+  elseif fields[1] ~= 'running' then
     redis.call('ZREM', leases, id)
   else
     local problem = cjson.encode({code = 'agent_lost', message = 'The agent stopped renewing its lease.', details = {agent = fields[2]}})
@@ -32,7 +36,7 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumbe
 end
 if redis.call('ZCARD', idle) > 0 then
   for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do
-    for _ = 1, math.min(redis.call('ZCARD', lane_prefix .. lane), 16) do
+    for _ = 1, math.min(tonumber(redis.pcall('ZCARD', lane_prefix .. lane)) or 0, 16) do
       if not wake(lane) then break end
     end
   end

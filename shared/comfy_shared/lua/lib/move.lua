@@ -8,7 +8,7 @@ end
 
 local function end_lease(id, agent)
   redis.call('ZREM', leases, id)
-  redis.call('SREM', held_prefix .. agent, id)
+  redis.pcall('SREM', held_prefix .. agent, id)
 end
 
 local function finish(id, from, to, created, kind, attempt, data, retention_ms)

@@ -5,7 +5,7 @@ local function wake(lane)
     local alive_until = redis.call('ZSCORE', agents, agent)
     if not alive_until or tonumber(alive_until) < now then
       redis.call('ZREM', idle, agent)
-    elseif redis.call('HGET', verdicts_prefix .. agent, lane) ~= '0' then
+    elseif redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' then
       redis.call('ZREM', idle, agent)
       redis.call('PUBLISH', agent_prefix .. agent, 'wake')
       return true
