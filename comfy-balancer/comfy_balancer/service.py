@@ -7,8 +7,9 @@ files, then one atomic transition. With a valid request that costs one round tri
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -19,12 +20,13 @@ from comfy_balancer.drafts import Draft, Surroundings, draft
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs, StoredInput, Upload
+from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
 from comfy_shared.models import Event, InputFile, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
-from comfy_shared.queue import Idempotency, Queue, Submitted
+from comfy_shared.queue import Queue
 from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,9 @@ log = structlog.get_logger(__name__)
 TASK_ID = re.compile(r"[0-9a-z]{26}")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RETRY_ATTEMPTS = 3  # that a retry by hand adds
-THREAD_FROM = 8  # tasks of one call that are checked beside the event loop
+HEAVY_TASKS, HEAVY_NODES = 8, 200  # from here a call is checked beside the event loop, so that others are not held up
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +140,7 @@ class TaskService:
                 raise InvalidTask(tuple(problems))
             return drafts
 
-        small = len(requests) < THREAD_FROM and all(
-            request.prompt is None and len(request.parameters) < 100 for request in requests
-        )
-        return work() if small else await asyncio.to_thread(work)  # a large graph must not hold up the others
+        return await _beside(work, heavy=_heavy(requests))
 
     async def _surroundings(self, requests: Sequence[TaskRequest]) -> Surroundings:
         workflows: dict[str, Workflow] = {}
@@ -263,6 +264,16 @@ class TaskService:
                 return
             if task.status.final and task.events <= after:
                 return
+
+
+def _heavy(requests: Sequence[TaskRequest]) -> bool:
+    return len(requests) >= HEAVY_TASKS or any(
+        len(request.prompt or ()) >= HEAVY_NODES or len(request.parameters) >= HEAVY_NODES for request in requests
+    )
+
+
+async def _beside(work: Callable[[], T], *, heavy: bool) -> T:
+    return await asyncio.to_thread(work) if heavy else work()
 
 
 def _prefixed(problems: Sequence[FieldProblem], index: int) -> list[FieldProblem]:

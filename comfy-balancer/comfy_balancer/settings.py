@@ -22,7 +22,7 @@ class BalancerSettings(SharedSettings):
     node_limit: Count = Field(5000, description="Most nodes of one prompt.")
 
     json_limit: Count = Field(16 * MiB, description="Most bytes of a JSON body.")
-    values_limit: Count = Field(250_000, description="Most values (commas, objects, lists) of a JSON body.")
+    values_limit: Count = Field(100_000, description="Most values (commas, objects, lists) of a JSON body.")
     form_limit: Count = Field(512 * MiB, description="Most bytes of a multipart body.")
     file_limit: Count = Field(100 * MiB, description="Most bytes of one uploaded file.")
     files_limit: Count = Field(32, description="Most files of one multipart body.")

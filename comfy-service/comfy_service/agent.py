@@ -24,13 +24,14 @@ from comfy_service.outputs import Collector
 from comfy_service.publish import publish_at_start
 from comfy_service.runner import Run, Workplace
 from comfy_service.settings import ServiceSettings
+from comfy_shared.claims import Attempt, BrokenAttempt, Draining, Nothing, UnknownLanes, Unregistered
 from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
 from comfy_shared.logs import bound
 from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer
-from comfy_shared.queue import Attempt, BrokenAttempt, Draining, Nothing, Queue, UnknownLanes, Unregistered
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
 from comfy_shared.store import border
 
@@ -152,7 +153,7 @@ class Agent:
             await loops.pause(backoff.next())
 
     async def _meet_instance(self) -> None:
-        """Learns what the instance offers, and looks after what an earlier process left; after this the agent may claim.
+        """Learns what the instance offers and looks after what an earlier process left; then the agent may claim.
 
         Raises:
             RunError: the instance does not answer, or not as it should.
@@ -317,6 +318,7 @@ class Agent:
         verdicts: dict[str, bool] = {}
         prompt_id = str(uuid4())
         backoff = Backoff(0.1, 2.0)
+        prompt_id = str(uuid4())
         while await self._free(stop):
             self._wake.clear()  # before the claim: a wake-up during it must not be lost
             try:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import structlog
 
+from comfy_shared.claims import Attempt
 from comfy_shared.errors import Unavailable
 from comfy_shared.lifecycle import Loops
-from comfy_shared.queue import Attempt, Queue
+from comfy_shared.queue import Queue
 
 log = structlog.get_logger(__name__)
 

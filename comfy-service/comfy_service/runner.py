@@ -20,6 +20,7 @@ from comfy_service.instance.history import judge
 from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
 from comfy_service.outputs import Collector, SocketImage
+from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
     Damaged,
     InstanceLost,
@@ -32,7 +33,7 @@ from comfy_shared.errors import (
 )
 from comfy_shared.lifecycle import Backoff
 from comfy_shared.models import EventType, Output, Prompt, TaskError, decode
-from comfy_shared.queue import Attempt, Queue
+from comfy_shared.queue import Queue
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,9 @@ class Run:
             outcome = await self._outcome(adopted=adopted)
             await self._settle(outcome)
         finally:
-            await self._gone()
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # a forced end waits for nothing
+                await self._gone()
             self.gpu_free.set()
 
     async def _outcome(self, *, adopted: bool) -> Outcome:

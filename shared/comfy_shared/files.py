@@ -8,6 +8,7 @@ never write the same object. A put becomes visible whole or not at all: nothing 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from comfy_shared.errors import NotFound, Unavailable
 from comfy_shared.settings import SharedSettings
 
 CHUNK = 1024 * 1024
+PATIENCE = timedelta(seconds=10)  # with an object store that fails
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,7 @@ def _s3(settings: SharedSettings, bucket: str, prefix: str) -> S3Store:
         bucket,
         prefix=prefix or None,
         region=settings.s3_region,
+        retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
         client_options={"allow_http": settings.s3_endpoint.startswith("http://")},
         **options,  # type: ignore[arg-type]  # keys of a TypedDict, chosen at run time
     )

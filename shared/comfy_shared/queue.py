@@ -7,7 +7,6 @@ same agent, is refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +14,18 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.claims import (
+    Attempt,
+    BrokenAttempt,
+    ClaimReply,
+    Draining,
+    Idempotency,
+    Nothing,
+    Submitted,
+    Swept,
+    UnknownLanes,
+    Unregistered,
+)
 from comfy_shared.errors import (
     Conflict,
     Damaged,
@@ -36,81 +47,6 @@ encode = msgspec.json.encode
 def text(value: object) -> str:
     """JSON as text: Lua's msgpack knows no byte strings."""
     return encode(value).decode()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Idempotency:
-    """What makes a repeated submit the same submit."""
-
-    owner: str
-    key: str  # the client's
-    fingerprint: str  # of the body
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Submitted:
-    """The answer to a submit."""
-
-    known: bool  # True: accepted by an earlier call with the same key
-    ids: tuple[str, ...]  # of the tasks, in the order of the call
-    created_at: int  # 0 when known
-    positions: tuple[int, ...]  # tasks ahead of each; empty when known
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
-    """A claimed task: the fencing token of every report."""
-
-    task: Task
-    session: str
-
-    @property
-    def id(self) -> str:
-        return self.task.id
-
-    @property
-    def number(self) -> int:
-        return self.task.attempt
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokenAttempt:
-    """A claimed task whose record cannot be read; only failing it is left."""
-
-    id: str
-    number: int
-    session: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnknownLanes:
-    """Lanes that the agent has to judge before it can claim."""
-
-    needs: Mapping[str, Needs | None]  # lane → what it needs; None: the record is gone, so try
-
-
-class Nothing:
-    """No task for this agent now; it counts as idle and will be woken."""
-
-
-class Draining:
-    """The agent was told to drain."""
-
-
-class Unregistered:
-    """Redis does not know this session of the agent: register first."""
-
-
-ClaimReply = Attempt | BrokenAttempt | UnknownLanes | Nothing | Draining | Unregistered
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Swept:
-    """What a sweep did."""
-
-    statuses: Mapping[str, Status]  # task → its status after its lease had run out
-    next_lease: float | None  # seconds until the next lease runs out
 
 
 class Queue:

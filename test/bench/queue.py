@@ -11,10 +11,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from comfy_shared.claims import Attempt, UnknownLanes
 from comfy_shared.keys import Keys
 from comfy_shared.models import Needs, NewTask
 from comfy_shared.needs import lane_of
-from comfy_shared.queue import Attempt, Queue, UnknownLanes
+from comfy_shared.queue import Queue
 from comfy_shared.registry import AgentRecord, Registry, Vitals
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect

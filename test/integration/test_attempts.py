@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from comfy_shared.claims import Attempt, Nothing
 from comfy_shared.errors import Conflict, LeaseLost, NotFound, QueueFull
 from comfy_shared.events import EventHub
 from comfy_shared.keys import Keys
 from comfy_shared.models import EventType, Progress, Status
-from comfy_shared.queue import Attempt, Nothing, Queue
+from comfy_shared.queue import Queue
 from test.support.agents import Hand, advance
 from test.support.builders import NEEDS_A, new_task, output, problem
 

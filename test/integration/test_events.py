@@ -10,10 +10,11 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from comfy_shared.claims import Attempt
 from comfy_shared.events import BEHIND, PAGE, EventHub
 from comfy_shared.keys import Keys
 from comfy_shared.models import Event, EventType
-from comfy_shared.queue import Attempt, Queue
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.store import connect
 from test.support.agents import Hand

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
+from comfy_shared.claims import Attempt, BrokenAttempt, Idempotency, Nothing, Unregistered
 from comfy_shared.errors import Damaged, LeaseLost
 from comfy_shared.keys import Keys
 from comfy_shared.models import EventType, Status
 from comfy_shared.needs import lane_of
-from comfy_shared.queue import Attempt, BrokenAttempt, Idempotency, Nothing, Queue, Unregistered
+from comfy_shared.queue import Queue
 from test.support.agents import Hand, advance
 from test.support.builders import NEEDS_A, NEEDS_B, new_task, problem
 

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
+from comfy_shared.claims import Attempt, Draining, Idempotency, Nothing, Submitted, UnknownLanes, Unregistered
 from comfy_shared.errors import IdempotencyConflict, InvalidTask, NotFound, QueueFull
 from comfy_shared.keys import Keys
 from comfy_shared.models import InputFile, Needs, NewTask, Status
-from comfy_shared.queue import Attempt, Draining, Idempotency, Nothing, Queue, Submitted, UnknownLanes, Unregistered
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
 from test.support.agents import Hand, advance
 from test.support.builders import NEEDS_A, NEEDS_B, agent_record, new_task, problem

@@ -7,9 +7,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from comfy_shared.claims import Unregistered
 from comfy_shared.errors import NotFound
 from comfy_shared.keys import Keys
-from comfy_shared.queue import Queue, Unregistered
+from comfy_shared.queue import Queue
 from comfy_shared.registry import PackedOffer, Registry, Replaced, Vitals, pack_offer
 from test.support.agents import Hand, advance
 from test.support.builders import agent_record

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from comfy_shared.claims import Nothing
 from comfy_shared.errors import LeaseLost, NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.models import InputFile, Status
-from comfy_shared.queue import Nothing, Queue
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from test.support.agents import Hand, advance
 from test.support.builders import NEEDS_A, new_task, problem

@@ -28,10 +28,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from comfy_shared.claims import Attempt, Nothing
 from comfy_shared.errors import Conflict, LeaseLost
 from comfy_shared.keys import Keys
 from comfy_shared.models import EventType, Status
-from comfy_shared.queue import Attempt, Nothing, Queue
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect

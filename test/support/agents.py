@@ -8,9 +8,10 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from comfy_shared.claims import Attempt, ClaimReply, UnknownLanes
 from comfy_shared.keys import Keys
 from comfy_shared.models import Needs
-from comfy_shared.queue import Attempt, ClaimReply, Queue, UnknownLanes
+from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals
 from test.support.builders import agent_record
 

@@ -1,4 +1,4 @@
--- deregister: the agent goes away on purpose; its last word stays for the retention, its offer counts no more.
+-- deregister: the agent goes away on purpose; its record and its offer are forgotten at once.
 -- KEYS: clock agents agent_prefix verdicts_prefix idle events
 -- ARGV: agent session
 -- USES: time

@@ -1,5 +1,5 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
--- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle swept damaged
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
 -- USES: time story place wake move again sound quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
@@ -33,6 +33,7 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumbe
   redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)
   redis.call('ZREM', agents, agent)
   redis.call('ZREM', idle, agent)
+  redis.call('SREM', draining, agent)
 end
 if redis.call('ZCARD', idle) > 0 then
   for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do
