@@ -196,6 +196,8 @@ async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def _quoted(name: str) -> str:
+    if name in (".", ".."):
+        raise NotFound("there is nothing of this name")
     return httpx.URL("http://x").copy_with(path=f"/{name}").raw_path.decode()[1:].replace("?", "%3F")
 
 

@@ -70,9 +70,11 @@ def test_a_message_of_any_length_is_cut() -> None:
 
 SHAPES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("success"),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["status", "status_str", "messages", "outputs", "images", "filename", "text"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["status", "status_str", "messages", "outputs", "images", "filename", "text"]), inner
+        )
     ),
     max_leaves=15,
 )

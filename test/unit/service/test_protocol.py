@@ -133,7 +133,19 @@ def test_a_binary_frame_is_a_picture_or_nothing(data: bytes, expected: Image | N
 
 
 KINDS = ["progress", "progress_state", "executing", "executed", "execution_start", "execution_cached", "status", "logs"]
-NAMES = ["node", "prompt_id", "value", "max", "nodes", "status", "exec_info", "queue_remaining", "entries", "m", "state"]
+NAMES = [
+    "node",
+    "prompt_id",
+    "value",
+    "max",
+    "nodes",
+    "status",
+    "exec_info",
+    "queue_remaining",
+    "entries",
+    "m",
+    "state",
+]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["nan", "running", "1", "x"])
 JSON = st.recursive(
     LEAVES,
@@ -244,7 +256,8 @@ def test_a_recording_replays_and_its_fraction_never_goes_back(path: Path) -> Non
 def test_the_recordings_show_every_picture_they_hold() -> None:
     pictures = {
         path.stem: [
-            (parsed.content_type, parsed.node) for parsed in frames_of([*map(json.loads, path.read_text().splitlines())])
+            (parsed.content_type, parsed.node)
+            for parsed in frames_of([*map(json.loads, path.read_text().splitlines())])
             if isinstance(parsed, Image)
         ]
         for path in RECORDINGS
