@@ -16,7 +16,7 @@ import structlog
 
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import BadAnswer, Instance, Place
-from comfy_service.instance.history import judge
+from comfy_service.instance.history import Measured, judge, measure
 from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
 from comfy_service.outputs import Collector, SocketImage
@@ -104,6 +104,7 @@ class Run:
         self._progressed = asyncio.Event()
         self._work: asyncio.Task[list[Output]] | None = None
         self._given_up: Released | Lost | None = None
+        self._measured = Measured(gpu_ms=0, cold=None)
 
     @property
     def prompt_id(self) -> str:
@@ -190,6 +191,7 @@ class Run:
         self._at_instance = False
         self.gpu_free.set()
         judge(entry)
+        self._measured = measure(entry, self._prompt)
         expected = {node for node, item in self._prompt.items() if item.get("class_type") == SOCKET_OUTPUT}
         if expected - {image.node for image in self._images}:
             raise OutputMissing("A picture that ComfyUI sends over the socket only was missed.")
@@ -285,7 +287,13 @@ class Run:
         queue = self._place.queue
         match outcome:
             case Done(outputs):
-                await queue.complete(self.attempt, outputs, progress=self._tracker.finished())
+                await queue.complete(
+                    self.attempt,
+                    outputs,
+                    progress=self._tracker.finished(),
+                    gpu_ms=self._measured.gpu_ms,
+                    cold=self._measured.cold,
+                )
                 log.info("Task completed", action="task.completed", outputs=len(outputs))
             case Failed(error) if error.retryable:
                 status = await queue.try_again(self.attempt, task_error(error))

@@ -32,6 +32,10 @@ passed in KEYS.
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
+| memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
+| servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
+| stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
+| policy | string: lane (when absent) or fifo | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
@@ -41,6 +45,7 @@ PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
+        "policy",
     },
 )  # fmt: skip
 
@@ -76,6 +81,10 @@ class Keys:
         self.input_uses = base + "input-uses"
         self.damaged = base + "damaged"
         self.swept = base + "swept"
+        self.memory_prefix = base + "memory:"
+        self.servers_prefix = base + "servers:"
+        self.stats_prefix = base + "stats:"
+        self.policy = base + "policy"
 
     def task(self, task_id: str) -> str:
         return self.task_prefix + task_id

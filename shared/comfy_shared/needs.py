@@ -77,6 +77,11 @@ def is_upload(entry: Sequence[Any]) -> bool:
     return any(options.get(flag) for flag in UPLOAD_FLAGS)
 
 
+def names_model(value: object) -> bool:
+    """Whether an input's value looks like the name of a model file."""
+    return isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES)
+
+
 def needs_of(prompt: Prompt, offers: Sequence[Offer]) -> Needs:
     """The needs of a prompt. `offers` tell which inputs are lists of files; any of them that knows the class will
     do."""
@@ -85,8 +90,7 @@ def needs_of(prompt: Prompt, offers: Sequence[Offer]) -> Needs:
     for node in prompt.values():
         class_type = str(node.get("class_type"))
         for name, value in node.get("inputs", {}).items():
-            looks_like_model = isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES)
-            if looks_like_model and any(offer.choices(class_type, name) is not None for offer in offers):
+            if names_model(value) and any(offer.choices(class_type, name) is not None for offer in offers):
                 choices.add((class_type, name, value))
     return Needs(classes=tuple(classes), choices=tuple(sorted(choices)))
 

@@ -7,7 +7,7 @@ same agent, is refused.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -185,8 +185,14 @@ class Queue:
         outputs: Sequence[Output],
         *,
         progress: Progress | None = None,
+        gpu_ms: int = 0,
+        cold: bool | None = None,
     ) -> None:
-        """Ends the attempt with its outputs and last progress. Raises LeaseLost when it no longer holds the task."""
+        """Ends the attempt with its outputs and last progress. Raises LeaseLost when it no longer holds the task.
+
+        `gpu_ms` is how long the prompt ran, `cold` whether it had to load its models (None: not known): the averages
+        that the lane policy goes by.
+        """
         told = [text({"output": output}) for output in outputs]
         await self._settle(
             attempt,
@@ -194,6 +200,7 @@ class Queue:
             outputs=encode(outputs),
             told=msgspec.msgpack.encode(told),
             progress=encode(progress) if progress else b"",
+            measured=(gpu_ms, "" if cold is None else str(int(cold))),
         )
 
     async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
@@ -218,6 +225,7 @@ class Queue:
         outputs: bytes = b"[]",
         told: bytes = b"\x90",
         progress: bytes = b"",
+        measured: tuple[int, str] = (0, ""),
     ) -> Status:
         with border():
             reply = await scripts.SETTLE(
@@ -232,6 +240,8 @@ class Queue:
                 outputs=outputs,
                 told=told,
                 progress=progress,
+                gpu_ms=measured[0],
+                cold=measured[1],
                 avoid_ms=self.avoid_ms,
                 retention_ms=self.retention_ms,
             )
@@ -301,6 +311,11 @@ class Queue:
             raise Conflict(f"the task is {rest[0].decode()}; only a failed or canceled task can be retried")
         if word == b"full":
             raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
+
+    async def set_policy(self, policy: Literal["lane", "fifo"]) -> None:
+        """Switches how agents are given tasks, from the next claim on: by what is in memory, or blindly by age."""
+        with border():
+            await self.redis.set(self.keys.policy, policy)
 
     async def sweep(self) -> Swept:
         """Puts back the tasks whose lease ran out."""

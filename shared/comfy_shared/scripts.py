@@ -109,6 +109,8 @@ SETTLE = Script(
         "outputs",
         "told",
         "progress",
+        "gpu_ms",
+        "cold",
         "avoid_ms",
         "retention_ms",
     ),

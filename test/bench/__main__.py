@@ -5,9 +5,13 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from test.bench import end_to_end, queue
+from test.bench import end_to_end, queue, scheduling
 
-BENCHMARKS: dict[str, Callable[[], list[str]]] = {"queue": queue.run, "end-to-end": end_to_end.run}
+BENCHMARKS: dict[str, Callable[[], list[str]]] = {
+    "queue": queue.run,
+    "end-to-end": end_to_end.run,
+    "scheduling": scheduling.run,
+}
 
 
 def main() -> None:

@@ -118,7 +118,9 @@ class Crew:
         }
         return FixedServiceSettings(**(values | changes))
 
-    def start(self, instance: Simulator | str, name: str = "gpu-1", *, queue: Queue | None = None, **changes: Any) -> Running:
+    def start(
+        self, instance: Simulator | str, name: str = "gpu-1", *, queue: Queue | None = None, **changes: Any
+    ) -> Running:
         """Starts an agent; it is stopped with the crew."""
         url = instance if isinstance(instance, str) else instance.url
         settings = self.settings_of(url, name, **changes)

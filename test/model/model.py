@@ -70,6 +70,15 @@ class Model:
                     return task
         return None
 
+    def heads_for(self, agent: str, lanes: frozenset[str]) -> dict[str, ModelTask]:
+        """Lane → the first of its tasks that this agent need not avoid."""
+        found: dict[str, ModelTask] = {}
+        for task in self.of("pending"):
+            avoided = task.avoid[0] == agent and self.now < task.avoid[1]
+            if task.lane in lanes and task.lane not in found and not avoided:
+                found[task.lane] = task
+        return found
+
     def claim(self, task: ModelTask, agent: str, session: str) -> Token:
         task.status, task.agent, task.session = "running", agent, session
         task.attempt += 1

@@ -11,7 +11,7 @@ import os
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import pytest
 import redis as redis_package
@@ -98,8 +98,10 @@ class QueueMachine(RuleBasedStateMachine):
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.world.runner.run(call)
 
-    @initialize()
-    def both_agents_register(self) -> None:
+    @initialize(policy=st.sampled_from(["fifo", "lane"]))
+    def both_agents_register(self, policy: Literal["fifo", "lane"]) -> None:
+        self.policy = policy
+        self.run(self.queue.set_policy(policy))
         for name in SERVES:
             self.new_process(name, 1)
 
@@ -139,10 +141,17 @@ class QueueMachine(RuleBasedStateMachine):
         hand = self.hands[agent]
         lanes = frozenset(LANES[needs] for needs in SERVES[agent])
         expected = self.model.next_for(agent, lanes, alone=False)
+        heads = self.model.heads_for(agent, lanes)
         reply = self.run(hand.claim())
         if expected is None:
             assert isinstance(reply, Nothing)
             return None
+        if self.policy == "lane":  # which of the heads is its own affair, and it may wait for a warm agent
+            if isinstance(reply, Nothing):
+                return None
+            assert isinstance(reply, Attempt)
+            expected = heads[reply.task.lane]
+            assert expected.order[0] == min(head.order[0] for head in heads.values()), "the highest priority first"
         assert isinstance(reply, Attempt)
         token = self.model.claim(expected, agent, hand.session)
         assert (reply.id, reply.number) == (token.task, token.number)

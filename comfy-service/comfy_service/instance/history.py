@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from comfy_shared.errors import Interrupted, NodeFailed, OutOfMemory
+from comfy_shared.models import Prompt
+from comfy_shared.needs import names_model
 
 
 class FileReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,29 @@ def products(entry: Mapping[str, Any]) -> Iterator[FileReference | TextOutput]:
                     )
                 elif kind == "text" and isinstance(item, str):
                     yield TextOutput(node=str(node), text=item)
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run cost: what the lane policy learns from."""
+
+    gpu_ms: int  # from its start to its success; 0 when the entry does not tell
+    cold: bool | None  # whether it had to load a model file; None when the entry does not tell
+
+
+def measure(entry: Mapping[str, Any], prompt: Prompt) -> Measured:
+    """The cost of a prompt that succeeded, from the messages of its entry. A loader that was cached loaded nothing."""
+    messages: dict[str, Mapping[str, Any]] = {}
+    for item in (entry.get("status") or {}).get("messages", []):
+        if isinstance(item, list) and len(item) == 2 and isinstance(item[1], Mapping):
+            messages[str(item[0])] = item[1]
+    try:
+        began = int(messages["execution_start"]["timestamp"])
+        gpu_ms = max(0, int(messages["execution_success"]["timestamp"]) - began)
+        cached = {str(node) for node in messages["execution_cached"]["nodes"]}
+    except (KeyError, TypeError, ValueError):
+        return Measured(gpu_ms=0, cold=None)
+    loaders = {node for node, item in prompt.items() if any(map(names_model, item.get("inputs", {}).values()))}
+    return Measured(gpu_ms=gpu_ms, cold=bool(loaders - cached))
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -1,7 +1,7 @@
 -- register: an agent says that it is there and what it offers; later calls are its heartbeat.
--- KEYS: clock agents agent_prefix verdicts_prefix idle draining events offer
+-- KEYS: clock agents agent_prefix verdicts_prefix idle draining events memory_prefix servers_prefix stats_prefix offer
 -- ARGV: agent session takeover record vitals digest object_info ttl_ms retention_ms
--- USES: time
+-- USES: time memory
 -- Input: only a changed `record` is news, `vitals` (free memory …) is not; takeover is 1 for the first call of a session (an older process of the same id is thereby replaced), 0 for a heartbeat; an empty `object_info` means it is stored already.
 -- Replies: {ok, 1 when draining} | {replaced} | {unregistered} | {offer}: send object_info as well
 local key = agent_prefix .. agent
@@ -22,6 +22,7 @@ local known_until = redis.call('ZSCORE', agents, agent)
 redis.call('ZADD', agents, now + tonumber(ttl_ms), agent)
 if before[2] ~= digest then redis.call('DEL', verdicts_prefix .. agent) end
 if takeover == '1' then redis.call('ZREM', idle, agent) end
+if before[2] ~= digest then forget(agent) end  -- the instance went away or came back
 if before[2] ~= digest or before[3] ~= record or not known_until or tonumber(known_until) < now then
   redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', '', 'type', 'agents', 'at', now, 'agent', agent)
 end

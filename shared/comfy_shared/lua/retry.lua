@@ -1,7 +1,7 @@
 -- retry: put a failed or canceled task back by hand, with fresh attempts; the numbers of the attempts go on.
--- KEYS: clock queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix idle leases held_prefix
+-- KEYS: clock queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix idle leases held_prefix memory_prefix servers_prefix stats_prefix policy
 -- ARGV: id needs attempts queue_limit
--- USES: time story place wake move sound
+-- USES: time story place memory wake move sound
 -- Replies: {pending} | {already, status} | {unknown} | {damaged} | {full, waiting}
 local key = task_prefix .. id
 if redis.call('EXISTS', key) == 0 then return {'unknown'} end

@@ -1,8 +1,8 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock sequence queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix agents agent_prefix verdicts_prefix idle inputs input_uses idempotency
+-- KEYS: clock sequence queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix agents agent_prefix verdicts_prefix idle inputs input_uses memory_prefix servers_prefix stats_prefix policy idempotency
 -- ARGV: tasks queue_limit fingerprint idempotency_ms
 -- REST: prompt_of
--- USES: time story place wake
+-- USES: time story place memory wake
 -- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, fields, told}, each prompt follows as bytes of its own; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)

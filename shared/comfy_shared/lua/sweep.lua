@@ -1,7 +1,7 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
--- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged
+-- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged memory_prefix servers_prefix stats_prefix policy
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
--- USES: time story place wake move again sound quarantine
+-- USES: time story place memory wake move again sound quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
 local last = tonumber(redis.call('GET', swept) or now) or now
@@ -29,6 +29,9 @@ for _, id in ipairs(expired) do
   end
 end
 
+for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now)) do
+  if redis.call('EXISTS', memory_prefix .. agent) == 1 then forget(agent) end  -- nobody serves its lanes now
+end
 for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumber(agent_retention_ms))) do
   redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)
   redis.call('ZREM', agents, agent)
@@ -38,7 +41,7 @@ end
 if redis.call('ZCARD', idle) > 0 then
   for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do
     for _ = 1, math.min(tonumber(redis.pcall('ZCARD', lane_prefix .. lane)) or 0, 16) do
-      if not wake(lane) then break end
+      if not wake(lane, true) then break end
     end
   end
 end
