@@ -10,9 +10,9 @@ from comfy_shared.errors import (
     FieldProblem,
     IdempotencyConflict,
     InvalidTask,
+    LeaseLost,
     NotFound,
     QueueFull,
-    RunError,
     TooLarge,
     Unavailable,
 )
@@ -43,8 +43,8 @@ def test_an_error_has_its_status(error: ComfyError, status: int) -> None:
 
 
 def test_an_error_without_a_line_in_the_table_is_a_bug() -> None:
-    with pytest.raises(RunError):
-        respond(RunError("boom"), "r1")
+    with pytest.raises(LeaseLost):
+        respond(LeaseLost("boom"), "r1")
 
 
 def test_a_document_stays_small_whatever_was_sent() -> None:
