@@ -1,4 +1,4 @@
-"""Which task next: an agent stays on what is in its instance's memory, and loads what is unserved, overdue or worth it."""
+"""Which task next: an agent stays on what is in memory, and loads what is unserved, overdue or worth it."""
 
 from collections.abc import Awaitable, Callable
 
