@@ -148,18 +148,15 @@ class World:
 
 async def measure(port: int) -> list[str]:
     redis = connect(SharedSettings(redis_port=port))
-    lines = [
-        f"{'policy':8} {'load':>5} {'arrived':>8} {'useful':>7} {'mean wait':>10} {'p95':>7} {'longest':>8} {'loads/task':>11}"
-    ]
+    lines = ["policy    load  arrived  useful  mean wait     p95  longest  loads/task"]
     cells = [(policy, load, 1) for load in (0.5, 0.7, 0.8, 0.9, 0.95) for policy in ("lane", "fifo")] + [
         ("lane", 0.9, 2)
     ]
     for policy, load, resident in cells:
         arrived, useful, mean, p95, longest, loads = await World(redis, policy, load=load, resident=resident).run()
         name = policy if resident == 1 else f"{policy} x{resident}"
-        lines.append(
-            f"{name:8} {load:5.0%} {arrived:8.3f} {useful:7.3f} {mean:8.1f} s {p95:5.0f} s {longest:6.0f} s {loads:11.2f}"
-        )
+        waits = f"{mean:8.1f} s {p95:5.0f} s {longest:6.0f} s"
+        lines.append(f"{name:8} {load:5.0%} {arrived:8.3f} {useful:7.3f} {waits} {loads:11.2f}")
         await redis.flushall()
     await redis.aclose()
     return lines
