@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -112,7 +113,8 @@ class World:
         await self._claim(agent)
 
     async def _woken(self) -> None:
-        waiting = {int(name) for name in await self._redis.zrange(self._keys.idle, 0, -1)}
+        listed = cast("list[bytes]", await self._redis.zrange(self._keys.idle, 0, -1))
+        waiting = {int(name) for name in listed}
         for agent in sorted(self._idle - waiting):
             await self._claim(agent)
 
