@@ -19,7 +19,7 @@ from comfy_balancer import openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.routes import agents, events, health, inputs, outputs, tasks, workflows
+from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs
@@ -53,7 +53,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents):
+    for part in (tasks, events, outputs, inputs, workflows, agents, policy):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.include_router(docs_router(app.title))

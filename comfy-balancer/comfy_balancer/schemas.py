@@ -4,7 +4,7 @@ Requests are decoded straight from the body's bytes by `msgspec` (unknown fields
 it; the OpenAPI document is made from the same Structs.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -274,6 +274,15 @@ class AgentList(Struct, frozen=True, kw_only=True):
     """The agents, by id."""
 
     agents: Annotated[list[AgentView], Meta(description="All that are remembered.")]
+
+
+class PolicyView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which task an idle agent gets next."""
+
+    policy: Annotated[
+        Literal["lane", "fifo"],
+        Meta(description="`lane`: by what is in memory; `fifo`: by priority and age alone.", examples=["lane"]),
+    ]
 
 
 class Health(Struct, frozen=True, kw_only=True):

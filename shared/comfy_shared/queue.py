@@ -312,6 +312,11 @@ class Queue:
         if word == b"full":
             raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
 
+    async def policy(self) -> Literal["lane", "fifo"]:
+        """The policy in force."""
+        with border():
+            return "fifo" if await self.redis.get(self.keys.policy) == b"fifo" else "lane"
+
     async def set_policy(self, policy: Literal["lane", "fifo"]) -> None:
         """Switches how agents are given tasks, from the next claim on: by what is in memory, or blindly by age."""
         with border():
