@@ -239,4 +239,5 @@ def ran(simulator: Simulator) -> list[str]:
 
 def on_gpu(simulator: Simulator) -> list[str]:
     """The ids of the prompts that run there now."""
-    return [item[1] for item in simulator.instance.queue.running()]
+    item = simulator.instance.queue.running
+    return [] if item is None else [item[1]]

@@ -300,12 +300,15 @@ async def test_a_view_that_fails_is_a_bad_answer(http: respx.Router, instance: I
             pass
 
 
+async def read_all(instance: Instance) -> bytes:
+    async with instance.view(FILE) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
 async def test_an_output_that_breaks_off_is_a_lost_instance(http: respx.Router, instance: Instance) -> None:
     http.get("/view").respond(200, stream=BrokenOff())
     with pytest.raises(InstanceLost, match="broke off"):
-        async with instance.view(FILE) as chunks:
-            async for _ in chunks:
-                pass
+        await read_all(instance)
 
 
 @respx.mock

@@ -68,7 +68,9 @@ async def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_leader_killed_by_sigkill_is_succeeded(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", LEAD, str(tmp_path)], stdout=subprocess.PIPE)
+    child = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", LEAD, str(tmp_path)], stdout=subprocess.PIPE
+    )
     try:
         assert child.stdout is not None
         with child.stdout as output:

@@ -8,10 +8,11 @@ from typing import cast
 import pytest
 
 from comfy_service.lease import LeaseKeeper
+from comfy_shared.claims import Attempt
 from comfy_shared.errors import Unavailable
 from comfy_shared.lifecycle import Loops
 from comfy_shared.models import Status, Task
-from comfy_shared.queue import Attempt, Queue
+from comfy_shared.queue import Queue
 from test.support.waiting import wait_until
 
 LEASE = 0.5
@@ -95,7 +96,7 @@ async def test_a_lost_lease_is_told_once_and_not_asked_for_again() -> None:
 
 
 async def test_dropping_an_older_attempt_leaves_a_later_one_of_the_same_task() -> None:
-    """Attempt 1 was still storing when attempt 2 was claimed by the same agent: its end took the lease of the second."""
+    """Attempt 1 still stored when attempt 2 was claimed by the same agent: its end took the lease of the second."""
     renewals = Renewals(all_fine)
     keeper = keeper_of(renewals, [])
     keeper.hold(attempt("t1", 1))
@@ -148,7 +149,7 @@ _began = 0.0
 @pytest.mark.parametrize("answer", [away, stalled, refused_then_stalled])
 async def test_what_cannot_be_renewed_is_given_up_before_the_lease_ends(answer: Answer) -> None:
     """With a Redis that first refused and then hung, it was given up only after the end of the lease."""
-    global _began  # noqa: PLW0603
+    global _began
     given_up: list[float] = []
     renewals = Renewals(answer)
     keeper = LeaseKeeper(

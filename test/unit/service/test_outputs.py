@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 
-from comfy_service import outputs
 from comfy_service.instance.client import Instance
 from comfy_service.outputs import Collector, SocketImage, StoreFailed, TooMuch
 from comfy_shared.errors import InstanceLost, OutputMissing, RunError, Unavailable
@@ -65,7 +64,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(_: float) -> None:
         return
 
-    monkeypatch.setattr(outputs.asyncio, "sleep", at_once)
+    monkeypatch.setattr("comfy_service.outputs.asyncio.sleep", at_once)
 
 
 def collector(files: Mapping[str, Answer], store: FileStore, *, largest: int = 100, most: int = 10) -> Collector:
