@@ -60,15 +60,10 @@ class Model:
         order = (9 - priority, len(self.tasks))
         self.tasks[task_id] = ModelTask(id=task_id, lane=lane, order=order, max_attempts=max_attempts)
 
-    def next_for(self, agent: str, lanes: frozenset[str], *, alone: bool) -> ModelTask | None:
-        """Lanes stand in the order of their heads; a head that this agent has to avoid lets the next of its lane go."""
-        waiting = [task for task in self.of("pending") if task.lane in lanes]
-        for lane in dict.fromkeys(task.lane for task in waiting):
-            for task in waiting:
-                avoided = task.avoid[0] == agent and self.now < task.avoid[1]
-                if task.lane == lane and (alone or not avoided):
-                    return task
-        return None
+    def next_for(self, agent: str, lanes: frozenset[str]) -> ModelTask | None:
+        """By priority and age, of what the agent can serve and need not avoid."""
+        heads = self.heads_for(agent, lanes).values()
+        return min(heads, key=lambda task: task.order, default=None)
 
     def heads_for(self, agent: str, lanes: frozenset[str]) -> dict[str, ModelTask]:
         """Lane → the first of its tasks that this agent need not avoid."""

@@ -140,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
     def take(self, agent: str) -> Token | None:
         hand = self.hands[agent]
         lanes = frozenset(LANES[needs] for needs in SERVES[agent])
-        expected = self.model.next_for(agent, lanes, alone=False)
+        expected = self.model.next_for(agent, lanes)
         heads = self.model.heads_for(agent, lanes)
         reply = self.run(hand.claim())
         if expected is None:
