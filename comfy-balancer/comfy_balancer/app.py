@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from comfy_balancer import openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
@@ -118,6 +119,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         files=files,
         service=TaskService(queue, hub, catalog, fleet, inputs, settings),
         lister=TaskLister(redis, keys),
+        explainer=Explainer(redis, keys, fleet),
         catalog=catalog,
         fleet=fleet,
     )

@@ -10,6 +10,7 @@ from typing import cast
 import structlog
 from redis.asyncio import Redis
 
+from comfy_balancer.eligibility import Member, different
 from comfy_shared.errors import Damaged, NotFound, Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
@@ -94,7 +95,7 @@ class Fleet:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._offers: list[Offer] | None = None
+        self._members: list[Member] | None = None
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
 
@@ -102,20 +103,32 @@ class Fleet:
         """The agents changed."""
         self._changed.set()
 
-    async def offers(self) -> list[Offer]:
-        """What the agents offer; empty when nothing is known of any. Raises Unavailable before the first reading."""
-        if self._offers is None:
+    async def members(self) -> list[Member]:
+        """The remembered agents with their offers, by id, as last read. Raises Unavailable before the first reading."""
+        if self._members is None:
             async with self._reading:
-                if self._offers is None:
+                if self._members is None:
                     await self._read()
-        return self._offers or []
+        return self._members or []
+
+    async def now(self) -> list[Member]:
+        """The same as they are now: who is alive, who drains."""
+        async with self._reading:
+            return await self._read()
+
+    async def offers(self) -> list[Offer]:
+        """What the agents offer, each once; empty when nothing is known of any."""
+        return different(await self.members())
 
     async def agents(self) -> list[Agent]:
         """All agents, as they are now."""
         return await self.registry.agents()
 
-    async def _read(self) -> None:
-        self._offers = await self.registry.offers(await self.registry.agents())
+    async def _read(self) -> list[Member]:
+        agents = await self.registry.agents()
+        offers = await self.registry.offers_by_digest(agents)
+        self._members = [Member(agent=agent, offer=offers.get(agent.digest)) for agent in agents]
+        return self._members
 
     async def keep_fresh(self, loops: Loops, *, pause: float = 0.5) -> None:
         """Reads again when told, at most once in `pause` seconds."""

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from comfy_shared.errors import FieldProblem
 from comfy_shared.models import Needs, Prompt
-from comfy_shared.needs import Offer, is_upload, missing
+from comfy_shared.needs import Holders, Offer, is_upload, missing, nearest, nobody
 from comfy_shared.workflows.checks import is_link
 from comfy_shared.workflows.values import INTEGER_HIGHEST, INTEGER_LOWEST
 
@@ -22,6 +22,9 @@ LONGEST_NAME = 256  # characters of a class or input name
 MOST_INPUTS = 1000  # of one node
 LONGEST_FILE_NAME = 1024  # characters of an input that names a file
 MOST_PROBLEMS = 50
+MOST_EXPLAINED = 16  # problems for which similar names are looked up
+MOST_CHOICES = 64  # a longer list is not told
+LONGEST_VALUE = 200  # characters of a value that is told
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _FILE_INPUTS = frozenset(
@@ -153,8 +156,16 @@ def check_outputs(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]
     return [_problem("prompt", "has no node that makes an output (such as SaveImage)")]
 
 
-def check_offered(prompt: Prompt, needs: Needs, offers: Sequence[Offer]) -> list[FieldProblem]:
-    """Why no agent can run the prompt. Only the first nodes at fault are explained: looking for similar names costs."""
+def check_offered(
+    prompt: Prompt,
+    needs: Needs,
+    offers: Sequence[Offer],
+    holders: Holders = nobody,
+) -> list[FieldProblem]:
+    """Why no agent can run the prompt. Only the first nodes at fault are explained: looking for similar names costs.
+
+    `holders` names the agents that have a class or file all the same.
+    """
     if not offers or any(offer.meets(needs) for offer in offers):
         return []
     lacking = {
@@ -168,9 +179,49 @@ def check_offered(prompt: Prompt, needs: Needs, offers: Sequence[Offer]) -> list
         files = ((node["class_type"], name, value) for name, value in node["inputs"].items() if isinstance(value, str))
         if node["class_type"] in classes or any(file in lacking for file in files):
             suspects[node_id] = node
-        if len(suspects) == 16:
+        if len(suspects) == MOST_EXPLAINED:
             break
-    return missing(suspects, needs, offers)
+    return missing(suspects, needs, offers, holders)
+
+
+def check_choices(prompt: Prompt, needs: Needs, offers: Sequence[Offer]) -> list[FieldProblem]:
+    """Values outside the list of their input, on every agent that knows the class; the first few.
+
+    Model files are needs and told by `check_offered`; uploads have no list. A value that one agent lists, or that one
+    agent takes without a list, is fine.
+    """
+    files = set(needs.choices)
+    knowing_of = {name: [offer for offer in offers if offer.knows(name)] for name in needs.classes}
+    listed_of = {
+        name: frozenset.intersection(*(offer.listed(name) for offer in knowing)) if knowing else frozenset[str]()
+        for name, knowing in knowing_of.items()
+    }
+    problems: list[FieldProblem] = []
+    for node_id, node in prompt.items():
+        class_type = node["class_type"]
+        knowing = knowing_of[class_type]
+        listed = listed_of[class_type]
+        for name, value in node["inputs"].items() if listed else ():
+            if name not in listed or not isinstance(value, str | int | float) or (class_type, name, value) in files:
+                continue
+            if any(offer.takes(class_type, name, value) for offer in knowing):
+                continue
+            known = sorted({choice for offer in knowing for choice in offer.choices(class_type, name) or ()})
+            problems.append(
+                FieldProblem(
+                    field=f"prompt.{node_id}.inputs.{name}",
+                    message=f"no agent lists the value {_told(value)}",
+                    nearest=nearest(str(value), known),
+                    limits={"choices": known} if 0 < len(known) <= MOST_CHOICES else {},
+                )
+            )
+            if len(problems) == MOST_EXPLAINED:
+                return problems
+    return problems
+
+
+def _told(value: str | float) -> str:
+    return repr(value[:LONGEST_VALUE] if isinstance(value, str) else value)
 
 
 def file_inputs(prompt: Prompt, offers: Sequence[Offer]) -> Iterator[tuple[str, str, object]]:

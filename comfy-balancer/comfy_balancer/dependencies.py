@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
@@ -25,6 +26,7 @@ class Resources:
     files: FileStore
     service: TaskService
     lister: TaskLister
+    explainer: Explainer
     catalog: Catalog
     fleet: Fleet
 

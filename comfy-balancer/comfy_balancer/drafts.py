@@ -15,13 +15,13 @@ import msgspec
 
 from comfy_balancer.checks import (
     SHA256,
-    check_offered,
     check_outputs,
     check_paths,
     check_structure,
     file_inputs,
     takes_upload,
 )
+from comfy_balancer.eligibility import Member, check_needs
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
@@ -31,7 +31,7 @@ from comfy_shared.needs import Offer, needs_of
 from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-LABEL_LENGTH = 256  # characters of a value
+LABEL_LENGTH = 256  # characters of a label's value
 KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.IMAGE: frozenset({Kind.PICTURE}),
     ParameterType.MASK: frozenset({Kind.PICTURE}),
@@ -73,6 +73,8 @@ class Surroundings:
     offers: Sequence[Offer]
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
+    members: Sequence[Member] = ()  # whose the offers are
+    hold: bool = False  # a task that no agent can run is to wait for one
 
 
 def draft(
@@ -101,8 +103,13 @@ def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[Fiel
         message = f"must be at most {settings.longest_timeout:g}"
         limits = {"maximum": settings.longest_timeout}
         problems.append(FieldProblem(field="timeout", message=message, limits=limits))
-    for name, value in request.labels.items():
-        where = f"labels.{name[:64].encode('unicode_escape', 'replace').decode()}"
+    return problems + _check_labels("labels", request.labels) + _check_labels("require", request.require)
+
+
+def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
+    problems = []
+    for name, value in labels.items():
+        where = f"{group}.{name[:64].encode('unicode_escape', 'replace').decode()}"
         if not LABEL_NAME.fullmatch(name):
             problems.append(FieldProblem(field=where, message="a name has 1 to 63 of A-Z a-z 0-9 _ . -"))
         elif len(value) > LABEL_LENGTH or not value.isprintable():
@@ -141,9 +148,9 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
     problems = [
         FieldProblem(field=slot.field, message=NEEDS_FILE) for slot in slots if not SHA256.fullmatch(slot.sha256)
     ]
-    needs = needs_of(rendered.prompt, around.offers)
+    needs = needs_of(rendered.prompt, around.offers, request.require)
     if not problems:
-        problems = _check_rendered(request, workflow, rendered, needs, around.offers)
+        problems = _check_rendered(request, workflow, rendered, needs, around)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(
@@ -170,7 +177,7 @@ def _check_rendered(
     workflow: Workflow,
     rendered: Rendered,
     needs: Needs,
-    offers: Sequence[Offer],
+    around: Surroundings,
 ) -> list[FieldProblem]:
     """The graph is the operator's; what the caller put into it is checked like any other input."""
     filled: dict[str, str] = {}
@@ -182,8 +189,12 @@ def _check_rendered(
                 node = rendered.prompt[target.node_id]
                 part = touched.setdefault(target.node_id, {"class_type": node["class_type"], "inputs": {}})
                 part["inputs"][target.input_name] = node["inputs"][target.input_name]
-    problems = check_paths(touched, offers) or check_offered(rendered.prompt, needs, offers)
+    problems = check_paths(touched, around.offers) or _check_needs(rendered.prompt, needs, around)
     return [msgspec.structs.replace(problem, field=filled.get(problem.field, problem.field)) for problem in problems]
+
+
+def _check_needs(prompt: Prompt, needs: Needs, around: Surroundings) -> list[FieldProblem]:
+    return check_needs(prompt, needs, around.offers, around.members, hold=around.hold)
 
 
 def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str, str]) -> Draft:
@@ -207,8 +218,8 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
             slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
-    needs = needs_of(prompt, around.offers)
-    problems = problems or check_outputs(prompt, around.offers) or check_offered(prompt, needs, around.offers)
+    needs = needs_of(prompt, around.offers, request.require)
+    problems = problems or check_outputs(prompt, around.offers) or _check_needs(prompt, needs, around)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(

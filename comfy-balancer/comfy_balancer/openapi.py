@@ -53,8 +53,10 @@ def body(
     """`openapi_extra` for a route that reads its own body. `form` is the schema of a multipart body."""
     content: dict[str, Any] = {}
     if type_ is not None:
-        named = {name: {"summary": name, "value": value} for name, value in (examples or {}).items()}
-        content["application/json"] = {"schema": {"$ref": REF.format(name=type_.__name__)}, "examples": named}
+        content["application/json"] = {"schema": {"$ref": REF.format(name=type_.__name__)}}
+        if examples:
+            named = {name: {"summary": name, "value": value} for name, value in examples.items()}
+            content["application/json"]["examples"] = named
     if form is not None:
         content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}

@@ -51,6 +51,14 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Text,
         Meta(max_length=16, description="Names and values to find the task by.", examples=[{"project": "demo"}]),
     ] = {}
+    require: Annotated[
+        Text,
+        Meta(
+            max_length=16,
+            description="Labels that an agent must have to run the task.",
+            examples=[{"pool": "video"}],
+        ),
+    ] = {}
     max_attempts: Annotated[int, Meta(ge=1, le=10, description="Attempts before the task fails.", examples=[3])] = 3
 
 
@@ -73,6 +81,7 @@ class Links(Struct, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(description="The graph that runs.")]
     cancel: Annotated[str, Meta(description="POST cancels the task.")]
     retry: Annotated[str, Meta(description="POST puts a failed or canceled task back.")]
+    explain: Annotated[str, Meta(description="Why it waits.")]
 
 
 class ProgressView(Struct, frozen=True, kw_only=True):
@@ -156,6 +165,54 @@ class TaskList(Struct, frozen=True, kw_only=True):
 
     tasks: Annotated[list[TaskView], Meta(description="Without prompts and long parameter values.")]
     next: Annotated[str, Meta(description="`cursor` of the next page; null: there is none.")] | None
+
+
+class CheckView(Struct, frozen=True, kw_only=True):
+    """A task that would be accepted."""
+
+    ok: Annotated[bool, Meta(description="True; what does not fit is answered as a problem.", examples=[True])]
+    agents: Annotated[
+        list[str],
+        Meta(
+            description="Ids of the agents that could run it now, busy or not; empty: it would wait.",
+            examples=[["gpu-1"]],
+        ),
+    ]
+    lane: Annotated[str, Meta(description="Tasks with the same needs share it.", examples=["c1b8a1f0f3a95d0e"])]
+
+
+class AgentFit(Struct, frozen=True, kw_only=True):
+    """Whether an agent can take a pending task."""
+
+    id: Annotated[str, Meta(description="Its id.", examples=["gpu-1"])]
+    eligible: Annotated[bool, Meta(description="It can claim the task as it is now.", examples=[False])]
+    reason: Annotated[str, Meta(description="Why, or why not.", examples=["lacks the file 'flux1-dev.safetensors'"])]
+    in_memory: Annotated[bool, Meta(description="Its instance holds the task's lane in memory.", examples=[False])]
+    holds: Annotated[int, Meta(description="Tasks that it holds now.", examples=[1])]
+
+
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """Why a task is where it is."""
+
+    task_id: Annotated[str, Meta(description="Which task.", examples=[TASK_ID])]
+    status: Annotated[Status, Meta(description="Its status.", examples=["pending"])]
+    explanation: Annotated[
+        str,
+        Meta(
+            description="In a sentence.",
+            examples=["It waits for an agent that can run it: none of the 2 known can now."],
+        ),
+    ]
+    lane: Annotated[str, Meta(description="Tasks with the same needs share it.", examples=["c1b8a1f0f3a95d0e"])]
+    require: Annotated[
+        Text, Meta(description="Labels that its agent must have; empty unless pending.", examples=[{"pool": "video"}])
+    ]
+    ahead: Annotated[int, Meta(description="Tasks ahead of it; null unless pending.", examples=[12])] | None
+    ahead_in_lane: (
+        Annotated[int, Meta(description="Tasks ahead of it in its lane; null unless pending.", examples=[3])] | None
+    )
+    agents: Annotated[list[AgentFit], Meta(description="All that are remembered, by id; empty unless pending.")]
+    estimate: Annotated[None, Meta(description="When it starts; null: nothing measured tells it.")] = None
 
 
 class EventView(Struct, frozen=True, kw_only=True):

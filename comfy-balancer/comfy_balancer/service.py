@@ -13,20 +13,23 @@ from typing import TypeVar
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 from ulid import ULID
 
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.drafts import Draft, Surroundings, draft
-from comfy_balancer.schemas import TaskRequest
+from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs, StoredInput, Upload
 from comfy_shared.claims import Idempotency, Submitted
-from comfy_shared.errors import FieldProblem, InvalidTask, NotFound, Unavailable
+from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import Event, InputFile, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
+from comfy_shared.store import border
 from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
@@ -73,16 +76,29 @@ class TaskService:
         owner: str,
         key: str | None = None,
         uploads: Sequence[Upload] = (),
+        hold: bool = False,
     ) -> Accepted:
-        """Accepts one task, or raises what is wrong with it (`Refused`)."""
-        return await self._submit([request], owner, key, uploads, batch=False)
+        """Accepts one task, or raises what is wrong with it (`Refused`).
 
-    async def submit_batch(self, requests: Sequence[TaskRequest], *, owner: str, key: str | None = None) -> Accepted:
+        With `hold` that no agent can run it is nothing wrong: it waits for one.
+        """
+        return await self._submit([request], owner, key, uploads, batch=False, hold=hold)
+
+    async def submit_batch(
+        self, requests: Sequence[TaskRequest], *, owner: str, key: str | None = None, hold: bool = False
+    ) -> Accepted:
         """Accepts all tasks or none; a problem's field begins with `tasks.INDEX`."""
         if len(requests) > self._settings.batch_limit:
             limits = {"maximum": self._settings.batch_limit}
             raise invalid("tasks", f"a batch has at most {self._settings.batch_limit} tasks", limits=limits)
-        return await self._submit(requests, owner, key, (), batch=True)
+        return await self._submit(requests, owner, key, (), batch=True, hold=hold)
+
+    async def check(self, request: TaskRequest) -> CheckView:
+        """What a submit would say; stores nothing. Raises what is wrong with the task."""
+        (one,) = await self._drafts([request], (), batch=False, hold=False)
+        await self._find_files([one], (), batch=False)
+        able = [member.agent.record.id for member in await self._fleet.now() if not hindrances(member, one.needs)]
+        return CheckView(ok=True, agents=able, lane=lane_of(one.needs))
 
     async def _submit(
         self,
@@ -92,10 +108,11 @@ class TaskService:
         uploads: Sequence[Upload],
         *,
         batch: bool,
+        hold: bool,
     ) -> Accepted:
         if key is not None and not KEY.fullmatch(key):
             raise invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-        drafts = await self._drafts(requests, uploads, batch=batch)
+        drafts = await self._drafts(requests, uploads, batch=batch, hold=hold)
         files = await self._find_files(drafts, uploads, batch=batch)
         await self._inputs.put(uploads)
         tasks = [self._new_task(one, owner, files) for one in drafts]
@@ -122,8 +139,10 @@ class TaskService:
             )
         return Accepted(tasks=_as_tasks(tasks, submitted), replayed=False)
 
-    async def _drafts(self, requests: Sequence[TaskRequest], uploads: Sequence[Upload], *, batch: bool) -> list[Draft]:
-        around = await self._surroundings(requests)
+    async def _drafts(
+        self, requests: Sequence[TaskRequest], uploads: Sequence[Upload], *, batch: bool, hold: bool
+    ) -> list[Draft]:
+        around = await self._surroundings(requests, hold=hold)
         parts = {upload.field: upload.sha256 for upload in uploads}
 
         def work() -> list[Draft]:
@@ -142,7 +161,7 @@ class TaskService:
 
         return await _beside(work, heavy=_heavy(requests))
 
-    async def _surroundings(self, requests: Sequence[TaskRequest]) -> Surroundings:
+    async def _surroundings(self, requests: Sequence[TaskRequest], *, hold: bool) -> Surroundings:
         workflows: dict[str, Workflow] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
@@ -150,8 +169,15 @@ class TaskService:
                 workflows[name] = await self._catalog.get(name)
             except NotFound:
                 nearest[name] = await self._catalog.nearest(name) if len(nearest) < 8 else []
-        offers = await self._fleet.offers()
-        return Surroundings(settings=self._settings, offers=offers, workflows=workflows, nearest=nearest)
+        members = await self._fleet.members()
+        return Surroundings(
+            settings=self._settings,
+            offers=different(members),
+            workflows=workflows,
+            nearest=nearest,
+            members=members,
+            hold=hold,
+        )
 
     async def _find_files(
         self,
@@ -234,10 +260,28 @@ class TaskService:
     async def retry(self, task_id: str) -> Task:
         """Puts a failed or canceled task back, with three more attempts. Raises NotFound, Conflict, QueueFull."""
         task = await self.get(task_id)
-        needs = needs_of(decode(task.prompt, Prompt), await self._fleet.offers())
+        needs = await self._needs_again(task)
         await self.queue.retry(task, needs, attempts=RETRY_ATTEMPTS, queue_limit=self._settings.queue_limit)
         log.info("Task put back by hand", action="task.retried", task_id=task_id)
         return await self.queue.get(task_id)
+
+    async def _needs_again(self, task: Task) -> Needs:
+        """The needs of the task's lane: kept for a day after its last task left, then read from the prompt again.
+
+        Raises:
+            Conflict: the prompt does not tell all of them (a required label, a file of a class that is gone).
+        """
+        try:
+            with border():
+                kept = read_needs(await self.queue.redis.get(self.queue.keys.needs_prefix + task.lane))
+        except ResponseError:  # a key of another kind; the retry puts it right
+            kept = None
+        if kept is not None:
+            return kept
+        needs = needs_of(decode(task.prompt, Prompt), await self._fleet.offers())
+        if lane_of(needs) != task.lane:
+            raise Conflict("what the task needs of an agent is not known any more; submit it again")
+        return needs
 
     async def wait(self, task: Task, seconds: float) -> Task:
         """The task when it is final, or as it is when the time is up."""

@@ -94,6 +94,7 @@ def links(task_id: str) -> Links:
         prompt=f"{url}/prompt",
         cancel=f"{url}/cancel",
         retry=f"{url}/retry",
+        explain=f"{url}/explain",
     )
 
 

@@ -29,8 +29,8 @@ from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
 from comfy_shared.logs import bound
-from comfy_shared.models import TaskError
-from comfy_shared.needs import Offer
+from comfy_shared.models import Needs, TaskError
+from comfy_shared.needs import Offer, can_run
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
 from comfy_shared.store import border
@@ -38,6 +38,7 @@ from comfy_shared.store import border
 log = structlog.get_logger(__name__)
 
 HANDOVER = 0.1  # seconds that an ended prompt leaves to the next one
+EAR = 0.2  # seconds that the control loop listens before it looks for the stop
 SETTLE_SECONDS = 5.0  # what a stop leaves for giving back and settling after the grace period
 
 
@@ -278,9 +279,9 @@ class Agent:
 
     # Leases and messages.
 
-    def _on_lost(self, task_id: str) -> None:
+    def _on_lost(self, task_id: str, told: bool) -> None:
         if run := self._runs.get(task_id):
-            run.lose()
+            run.lose(taken=told)
 
     async def _listen(self, loops: Loops) -> None:
         """Takes wake-ups and cancellations. They are hints: whatever is missed while Redis is away is found
@@ -294,7 +295,7 @@ class Agent:
                         self._wake.set()
                         backoff.reset()
                         while not loops.stop.is_set():
-                            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=EAR)
                             if message is not None:
                                 self._on_message(bytes(message["data"]).decode(errors="replace"))
             except Unavailable as error:
@@ -308,7 +309,7 @@ class Agent:
             if run is not None and str(run.attempt.number) == rest[1]:
                 log.info("Task is canceled", action="task.canceled", task_id=rest[0])
                 self._leases.drop(rest[0], run.attempt.number)
-                run.lose()
+                run.lose(taken=False)
         else:  # wake, drain, resume: the next claim tells
             self._wake.set()
 
@@ -318,7 +319,6 @@ class Agent:
         verdicts: dict[str, bool] = {}
         prompt_id = str(uuid4())
         backoff = Backoff(0.1, 2.0)
-        prompt_id = str(uuid4())
         while await self._free(stop):
             self._wake.clear()  # before the claim: a wake-up during it must not be lost
             try:
@@ -337,7 +337,7 @@ class Agent:
             if not isinstance(reply, Attempt | UnknownLanes):
                 self._handed_over.set()
             if isinstance(reply, UnknownLanes):
-                verdicts = {lane: needs is None or self._offer.meets(needs) for lane, needs in reply.needs.items()}
+                verdicts = {lane: needs is None or self._can_run(needs) for lane, needs in reply.needs.items()}
             elif isinstance(reply, Attempt):
                 self._start(reply)
             elif isinstance(reply, BrokenAttempt):
@@ -346,6 +346,9 @@ class Agent:
                 await first_of(stop, self._wake, timeout=self._settings.recheck_seconds)
             elif isinstance(reply, Unregistered):
                 await self._register_again(stop)
+
+    def _can_run(self, needs: Needs) -> bool:
+        return can_run(self._offer, self._settings.labels(), needs)
 
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:

@@ -57,12 +57,12 @@ class Heartbeat:
             Device(
                 name=str(device.get("name", "")),
                 type=str(device.get("type", "")),
-                vram_total=int(device.get("vram_total") or 0),
+                vram_total=_whole(device.get("vram_total")),
             )
             for device in devices
         )
-        self._vram_free = sum(int(device.get("vram_free") or 0) for device in devices)
-        self._ram_free = int((stats.get("system") or {}).get("ram_free") or 0)
+        self._vram_free = sum(_whole(device.get("vram_free")) for device in devices)
+        self._ram_free = _whole((stats.get("system") or {}).get("ram_free"))
 
     async def run(self, loops: Loops, vitals: Callable[[], Vitals], measure: Callable[[], Any]) -> None:
         """Beats until the stop. Raises Replaced when another process took over this agent's id."""
@@ -119,3 +119,8 @@ class Heartbeat:
             await self._registry.deregister(self._settings.agent, self._session)
         except Unavailable as error:
             log.warning("Agent could not deregister", action="agent.deregister_failed", reason=error.message)
+
+
+def _whole(value: object) -> int:
+    """Bytes as an instance tells them; another shape than a number is nothing known."""
+    return int(value) if isinstance(value, int | float) else 0

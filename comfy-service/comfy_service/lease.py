@@ -2,7 +2,7 @@
 
 Whoever cannot renew must stop its run before the lease ends, because another agent may then begin the task; whoever
 is told that a lease is lost
-(canceled, swept, taken over) must stop at once. Both are the same call: `on_lost`.
+(canceled, swept, taken over) must stop at once. Both are the same call: `on_lost`, with whether Redis told so.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class LeaseKeeper:
     """Renews the leases of all attempts in one call per round."""
 
-    def __init__(self, queue: Queue, session: str, *, lease: float, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, queue: Queue, session: str, *, lease: float, on_lost: Callable[[str, bool], None]) -> None:
         self._queue = queue
         self._session = session
         self._lease = lease
@@ -63,7 +63,7 @@ class LeaseKeeper:
             if self._attempts.get(task_id) != number:
                 continue
             if task_id in lost:
-                self._lose(task_id, "told")
+                self._lose(task_id, told=True)
             else:
                 self._until[task_id] = asked_at + self._lease
         return True
@@ -77,10 +77,11 @@ class LeaseKeeper:
         now = time.monotonic()
         for task_id, until in list(self._until.items()):
             if now > until - self._lease / 5:
-                self._lose(task_id, "not renewed in time")
+                self._lose(task_id, told=False)
 
-    def _lose(self, task_id: str, reason: str) -> None:
+    def _lose(self, task_id: str, *, told: bool) -> None:
         if task_id in self._attempts:
+            reason = "told" if told else "not renewed in time"
             log.warning("Lease lost", action="lease.lost", task_id=task_id, reason=reason)
             self.drop(task_id, self._attempts[task_id])
-            self._on_lost(task_id)
+            self._on_lost(task_id, told)

@@ -22,6 +22,7 @@ from comfy_service.instance.socket import Socket
 from comfy_service.outputs import Collector, SocketImage
 from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
+    ComfyError,
     Damaged,
     InstanceLost,
     LeaseLost,
@@ -32,13 +33,14 @@ from comfy_shared.errors import (
     Unavailable,
 )
 from comfy_shared.lifecycle import Backoff
-from comfy_shared.models import EventType, Output, Prompt, TaskError, decode
+from comfy_shared.models import EventType, Output, Prompt, Status, TaskError, decode
 from comfy_shared.queue import Queue
 
 log = structlog.get_logger(__name__)
 
 SOCKET_OUTPUT = "SaveImageWebsocket"  # its picture exists only as a frame
 HISTORY_LAG = 1.0  # seconds in which a prompt that was announced as ended must be in history
+ASK_SECONDS = 0.5  # longest wait for Redis to say whose prompt it is, before it is stopped in doubt
 STOP_SECONDS = 2.0  # longest wait for an instance to take the order to stop a prompt
 LARGEST_IN_MEMORY = 512 * 1024 * 1024  # bytes of socket pictures of one attempt
 
@@ -84,6 +86,8 @@ class Released(msgspec.Struct, frozen=True):
 
 class Lost(msgspec.Struct, frozen=True):
     """The task is no longer ours."""
+
+    taken: bool  # Redis refuses us: a newer process of this agent may go on with the prompt
 
 
 Outcome = Done | Failed | Released | Lost
@@ -131,10 +135,10 @@ class Run:
         """Has history asked soon: the socket dropped or came back."""
         self._follower.look()
 
-    def lose(self) -> None:
+    def lose(self, *, taken: bool) -> None:
         """Stops the prompt, because another may begin it. Once the prompt ended, the settlement finds out instead."""
         if not self.gpu_free.is_set():
-            self._give_up(Lost())
+            self._give_up(Lost(taken))
 
     def release(self, reason: str) -> None:
         """Stops the prompt and gives the task back. A run that settles goes on."""
@@ -164,6 +168,8 @@ class Run:
         except asyncio.CancelledError:
             if self._given_up is None:
                 raise
+            if self._given_up != Lost(taken=False) and await self._adopted():
+                self._at_instance = False  # it is the other process's now
             await self._stop_prompt()
             return self._given_up
         except RunError as error:
@@ -232,7 +238,7 @@ class Run:
                 await self._place.queue.report(self.attempt, kind, data, progress=progress)
                 kind = EventType.PROGRESS
             except LeaseLost:
-                self.lose()
+                self.lose(taken=True)
                 return
             except Unavailable:
                 self._progressed.set()
@@ -245,6 +251,17 @@ class Run:
                     await self._place.instance.remove(self.prompt_id)
             except (RunError, TimeoutError) as error:
                 log.warning("Prompt could not be stopped", action="task.stop_failed", reason=str(error))
+
+    async def _adopted(self) -> bool:
+        """Whether a newer process of this agent goes on with this very prompt."""
+        queue, attempt = self._place.queue, self.attempt
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                lost = await queue.renew(attempt.session, {attempt.id: attempt.number})
+                task = await queue.get(attempt.id)
+        except (ComfyError, TimeoutError):
+            return False
+        return attempt.id in lost and task.status is Status.RUNNING and task.prompt_id == self.prompt_id
 
     async def _make_room(self, error: RunError) -> None:
         try:
@@ -269,19 +286,36 @@ class Run:
             await self._stop_prompt()  # once more: it may have been accepted after the order, or the order got lost
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Ends the lease, as often as it takes until Redis answers."""
+        """Ends the lease, as often as it takes until Redis answers; then only an accepted result is left stored."""
         backoff = Backoff(0.1, 2.0)
         while True:
             try:
                 await self._settle_once(outcome)
-                return
+                break
             except Unavailable as error:
                 log.warning("Settling waits for Redis", action="task.settle_waits", reason=error.message)
                 await asyncio.sleep(backoff.next())
             except LeaseLost:
                 log.info("Outcome came too late", action="task.stale")
-                await self._place.collector.discard(self.attempt.id, self.attempt.number)
+                if not await self._continued():
+                    await self._discard(self.attempt.number)
                 return
+        if isinstance(outcome, Done):  # an agent that died between storing and settling left its files behind
+            await self._discard(*range(1, self.attempt.number))
+        else:
+            await self._discard(self.attempt.number)
+
+    async def _continued(self) -> bool:
+        """Whether a newer process of this agent runs, or ran to its end, this very attempt: its files are ours too."""
+        try:
+            task = await self._place.queue.get(self.attempt.id)
+        except ComfyError:
+            return True  # in doubt they stay: the purge of the task removes them
+        return task.attempt == self.attempt.number and task.status in (Status.RUNNING, Status.COMPLETED)
+
+    async def _discard(self, *attempts: int) -> None:
+        for number in attempts:
+            await self._place.collector.discard(self.attempt.id, number)
 
     async def _settle_once(self, outcome: Outcome) -> None:
         queue = self._place.queue

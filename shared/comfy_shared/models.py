@@ -107,6 +107,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[
         tuple[str, str, str], ...
     ] = ()  # (class, input, value): must be in that input's list, e.g. a model file
+    labels: tuple[tuple[str, str], ...] = ()  # (name, value) that the agent must carry, sorted
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,10 @@ class Registry:
             reply = await self._register(record, vitals, session, offer, takeover=True, with_offer=True)
         if reply[0] == b"replaced":
             raise Replaced
+        if takeover:
+            # An older process of this agent judged the lanes by its own labels. Whatever is forgotten is asked again.
+            with border():
+                await self.redis.delete(self.keys.verdicts_prefix + record.id)
         return bool(reply[1])
 
     async def _register(
@@ -173,6 +177,11 @@ class Registry:
 
     async def offers(self, agents: list[Agent]) -> list[Offer]:
         """The different offers of these agents; each is fetched and decoded once."""
+        known = await self.offers_by_digest(agents)
+        return [known[digest] for digest in sorted(known)]
+
+    async def offers_by_digest(self, agents: list[Agent]) -> dict[str, Offer]:
+        """The same by `Agent.digest`; one that is gone or damaged is not in it."""
         digests = {agent.digest for agent in agents if agent.digest}
         self._offers = {digest: offer for digest, offer in self._offers.items() if digest in digests}
         for digest in digests - set(self._offers):
@@ -183,7 +192,7 @@ class Registry:
                     self._offers[digest] = Offer(unpack_offer(cast("bytes", packed)))
             except (Damaged, ResponseError) as error:
                 log.error("Offer is damaged", action="registry.damaged", digest=digest, reason=str(error))
-        return [self._offers[digest] for digest in sorted(self._offers)]
+        return dict(self._offers)
 
 
 def _read(agent_id: bytes, fields: object, *, alive: bool, draining: bool) -> Agent | None:

@@ -1,6 +1,7 @@
 """Real agents in the test's own process, on a simulated ComfyUI and a real Redis, with short times."""
 
 import asyncio
+import hashlib
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from redis.asyncio import Redis
 
 from comfy_service.agent import Agent
 from comfy_service.settings import ServiceSettings
 from comfy_shared.events import EventHub
-from comfy_shared.files import FileStore, open_store
+from comfy_shared.files import FileStore, input_key, open_store
 from comfy_shared.models import Event, InputFile, NewTask, Prompt, Status, Task
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
@@ -23,23 +23,9 @@ from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
 from test.simulator import Simulator
 from test.support.waiting import wait_until
+from test.unit.service.support import service_settings
 
 _numbers = itertools.count(1)
-
-
-class FixedServiceSettings(ServiceSettings):
-    """`ServiceSettings` from its arguments and defaults only."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 def picture(*, color: int | None = None, prefix: str = "agent") -> Prompt:
@@ -51,7 +37,7 @@ def picture(*, color: int | None = None, prefix: str = "agent") -> Prompt:
     }
 
 
-def with_node(class_type: str, *, save: dict[str, Any] | None = None, **inputs: Any) -> Prompt:
+def with_node(class_type: str, **inputs: Any) -> Prompt:
     """A picture that goes through a node of that class before it is saved."""
     prompt = picture()
     prompt["3"] = {"class_type": class_type, "inputs": {"image": ["1", 0], **inputs}}
@@ -64,7 +50,9 @@ def slow(*, steps: int = 10, ms: float = 20) -> Prompt:
     return with_node("SlowProgress", steps=steps, ms_per_step=ms, tag=f"{next(_numbers)}")
 
 
-LONG = {"steps": 1000, "ms": 20.0}  # 20 seconds: nobody waits for its end
+def endless() -> Prompt:
+    """20 seconds: nobody waits for its end."""
+    return slow(steps=1000)
 
 
 class Running:
@@ -116,7 +104,7 @@ class Crew:
             "patience_seconds": 1,
             "recheck_seconds": 1,
         }
-        return FixedServiceSettings(**(values | changes))
+        return service_settings(**(values | changes))
 
     def start(
         self, instance: Simulator | str, name: str = "gpu-1", *, queue: Queue | None = None, **changes: Any
@@ -195,7 +183,7 @@ class Crew:
             assert not task.status.final, f"the task is {task.status}: {task.error}"
             return task.attempt == attempt and task.progress is not None and task.progress.value > 0
 
-        await wait_until(told, f"{task_id} makes progress in attempt {attempt}", 8)
+        await wait_until(told, f"{task_id} makes progress in attempt {attempt}", 15)
         return task
 
     async def story(self, task_id: str) -> list[Event]:
@@ -208,18 +196,24 @@ class Crew:
         """The kinds of the events so far, a run of progress as one."""
         return [kind for kind, _ in itertools.groupby(event.type.value for event in await self.story(task_id))]
 
+    async def wait_event(self, task_id: str, kind: str) -> None:
+        """Waits until the story has an event of this kind."""
+
+        async def there() -> bool:
+            return kind in await self.words(task_id)
+
+        await wait_until(there, f"{task_id} has the event {kind}", 8)
+
     async def output(self, task: Task, number: int = 0) -> bytes:
         """The bytes of a task's output."""
         return b"".join([chunk async for chunk in self.store.read(task.outputs[number].key)])
 
-    async def put_input(self, content: bytes, sha256: str) -> None:
-        """Keeps an input file as an upload would."""
-        await self.store.put(f"inputs/{sha256}.png", content)
-        await self.redis.zadd(self.queue.keys.inputs, {f"{sha256}.png": 1})
-
-
-def input_file(node: str, content: bytes, sha256: str) -> InputFile:
-    return InputFile(node=node, input="image", sha256=sha256, extension=".png", size=len(content))
+    async def put_input(self, content: bytes, node: str) -> InputFile:
+        """Keeps an input file as an upload would, for that node's image."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        await self.store.put(input_key(sha256, ".png"), content)
+        await self.redis.zadd(self.queue.keys.inputs, {sha256: 1})
+        return InputFile(node=node, input="image", sha256=sha256, extension=".png", size=len(content))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 from test.cluster import Cluster
 
 SHORT = {
-    "LEASE_SECONDS": "3",
+    "LEASE_SECONDS": "5",
     "GRACE_SECONDS": "2",
     "HEARTBEAT_SECONDS": "1",
     "HEARTBEAT_TTL": "3",

@@ -13,8 +13,11 @@ from comfy_balancer.openapi import answer, body
 from comfy_balancer.schemas import (
     SMOKE_PROMPT,
     SMOKE_TASK,
+    TASK_ID,
     BatchRequest,
     BatchView,
+    CheckView,
+    ExplainView,
     TaskList,
     TaskRequest,
     TaskView,
@@ -29,6 +32,10 @@ router = APIRouter(prefix="/tasks", tags=["Tasks"])
 Wait = Annotated[
     float | None,
     Query(ge=0, le=300, description="Seconds to wait for the end; then the answer is 200 with the finished task."),
+]
+Hold = Annotated[
+    bool,
+    Query(description="Accept also what no agent can run: it waits until one that has its classes, files and labels."),
 ]
 TASK_FORM: dict[str, Any] = {
     "type": "object",
@@ -46,6 +53,35 @@ TASK_FORM: dict[str, Any] = {
         },
     },
     "additionalProperties": {"type": "string", "format": "binary"},
+}
+
+
+CHECKED: dict[str, Any] = {"ok": True, "agents": ["gpu-1"], "lane": "c1b8a1f0f3a95d0e"}
+EXPLAINED: dict[str, Any] = {
+    "task_id": TASK_ID,
+    "status": "pending",
+    "explanation": "It waits for the one agent that can run it, busy now (12 ahead of it, 3 of them in its lane).",
+    "lane": "c1b8a1f0f3a95d0e",
+    "require": {"pool": "video"},
+    "ahead": 12,
+    "ahead_in_lane": 3,
+    "agents": [
+        {
+            "id": "gpu-1",
+            "eligible": True,
+            "reason": "can run it, and is busy with 1 task",
+            "in_memory": True,
+            "holds": 1,
+        },
+        {
+            "id": "gpu-2",
+            "eligible": False,
+            "reason": "lacks the label pool=video; drains: it claims no more",
+            "in_memory": False,
+            "holds": 0,
+        },
+    ],
+    "estimate": None,
 }
 
 
@@ -67,17 +103,23 @@ def _headers(accepted: Accepted) -> dict[str, str]:
     ),
 )
 async def submit(
-    request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None, wait: Wait = None
+    request: Request,
+    here: Here,
+    owner: Owner,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = None,
+    hold: Hold = False,
 ) -> Response:
     """Accepts a task: a workflow's name with parameters, or a raw prompt; as JSON, or as a form with input files.
 
-    A task that no agent can run is refused, with the missing node class or file and the nearest match.
+    A task that no agent can run is refused, with the missing node class, file or label and the nearest match;
+    with `hold` it waits for one that can. `require` names labels that its agent must have.
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        accepted = await _submit_form(request, here, owner, idempotency_key)
+        accepted = await _submit_form(request, here, owner, idempotency_key, hold=hold)
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
-        accepted = await here.service.submit(task_request, owner=owner, key=idempotency_key)
+        accepted = await here.service.submit(task_request, owner=owner, key=idempotency_key, hold=hold)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
@@ -85,7 +127,7 @@ async def submit(
     return Json(views.task_view(task), status, headers=_headers(accepted))
 
 
-async def _submit_form(request: Request, here: Resources, owner: str, key: str | None) -> Accepted:
+async def _submit_form(request: Request, here: Resources, owner: str, key: str | None, *, hold: bool) -> Accepted:
     async with read_form(request, here.settings) as form:
         unknown = [name for name in form.texts if name != "task"]
         if unknown:
@@ -95,7 +137,7 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
         task_request = decode_body(
             form.texts["task"], TaskRequest, values_limit=here.settings.values_limit, prefix="task"
         )
-        return await here.service.submit(task_request, owner=owner, key=key, uploads=form.uploads)
+        return await here.service.submit(task_request, owner=owner, key=key, uploads=form.uploads, hold=hold)
 
 
 @router.post(
@@ -106,12 +148,27 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
     response_class=Json,
     openapi_extra=body(BatchRequest, examples={"two": {"tasks": [SMOKE_TASK, SMOKE_TASK]}}),
 )
-async def submit_batch(request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None) -> Response:
+async def submit_batch(
+    request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None, hold: Hold = False
+) -> Response:
     """Accepts up to 1,000 tasks, or, when one of them does not fit, none."""
     batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
-    accepted = await here.service.submit_batch(batch.tasks, owner=owner, key=idempotency_key)
+    accepted = await here.service.submit_batch(batch.tasks, owner=owner, key=idempotency_key, hold=hold)
     headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
     return Json(BatchView(tasks=[views.task_view(task) for task in accepted.tasks]), 202, headers=headers)
+
+
+@router.post(
+    "/check",
+    summary="Check a task",
+    responses=answer(200, CheckView, "A submit would be accepted.", CHECKED),
+    response_class=Json,
+    openapi_extra=body(TaskRequest),
+)
+async def check(request: Request, here: Here) -> Response:
+    """Does all the checks of a submit and stores nothing: the agents that could run the task now, or what is wrong."""
+    task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
+    return Json(await here.service.check(task_request))
 
 
 @router.get("", summary="List tasks", responses=answer(200, TaskList, "One page, newest first."), response_class=Json)
@@ -173,6 +230,18 @@ def _time(field: str, value: str | None) -> int | None:
 async def get_task(task_id: str, here: Here) -> Response:
     """Status, position, attempt, agent, progress, outputs, error and times of a task."""
     return Json(views.task_view(await here.service.get(task_id)))
+
+
+@router.get(
+    "/{task_id}/explain",
+    summary="Why a task waits",
+    responses=answer(200, ExplainView, "Its place, and each agent.", EXPLAINED),
+    response_class=Json,
+)
+async def explain(task_id: str, here: Here) -> Response:
+    """For a pending task its lane, what is ahead, and each agent with the reason why it can or cannot take it; for
+    any other a sentence. No start is estimated."""
+    return Json(await here.explainer.explain(await here.service.get(task_id)))
 
 
 @router.get("/{task_id}/prompt", summary="A task's prompt", response_class=Json)

@@ -15,7 +15,7 @@ from comfy_shared.models import Status, Task
 from comfy_shared.queue import Queue
 from test.support.waiting import wait_until
 
-LEASE = 0.5
+LEASE = 1.0  # seconds
 Answer = Callable[[Mapping[str, int]], Awaitable[frozenset[str]]]
 
 
@@ -61,7 +61,12 @@ def attempt(task_id: str = "t1", number: int = 1) -> Attempt:
 
 
 def keeper_of(renewals: Renewals, lost: list[str], lease: float = LEASE) -> LeaseKeeper:
-    return LeaseKeeper(cast("Queue", renewals), "s1", lease=lease, on_lost=lost.append)
+    return LeaseKeeper(
+        cast("Queue", renewals),
+        "s1",
+        lease=lease,
+        on_lost=lambda task_id, told: lost.append(f"{task_id} {'told' if told else 'late'}"),
+    )
 
 
 async def test_all_attempts_are_renewed_in_one_call() -> None:
@@ -91,7 +96,7 @@ async def test_a_lost_lease_is_told_once_and_not_asked_for_again() -> None:
     keeper.hold(attempt("t2"))
     for _ in range(2):
         await keeper.renew()
-    assert lost == ["t1"]
+    assert lost == ["t1 told"]
     assert renewals.asked == [{"t1": 1, "t2": 1}, {"t2": 1}]
 
 
@@ -136,31 +141,35 @@ async def test_an_attempt_dropped_while_redis_thinks_is_not_held_again() -> None
     assert len(renewals.asked) == 1
 
 
-async def refused_then_stalled(attempts: Mapping[str, int]) -> frozenset[str]:
+def refused_then_stalled() -> Answer:
     """The worst moment: it still refuses just before the time to give up, then the next question hangs."""
-    if time.monotonic() < _began + LEASE * 0.79:
-        return await away(attempts)
-    return await stalled(attempts)
+    until = time.monotonic() + LEASE * 0.79
+
+    async def answer(attempts: Mapping[str, int]) -> frozenset[str]:
+        return await (away if time.monotonic() < until else stalled)(attempts)
+
+    return answer
 
 
-_began = 0.0
-
-
-@pytest.mark.parametrize("answer", [away, stalled, refused_then_stalled])
-async def test_what_cannot_be_renewed_is_given_up_before_the_lease_ends(answer: Answer) -> None:
+@pytest.mark.parametrize(
+    "answer", [lambda: away, lambda: stalled, refused_then_stalled], ids=["away", "stalled", "both"]
+)
+async def test_what_cannot_be_renewed_is_given_up_before_the_lease_ends(answer: Callable[[], Answer]) -> None:
     """With a Redis that first refused and then hung, it was given up only after the end of the lease."""
-    global _began
     given_up: list[float] = []
-    renewals = Renewals(answer)
-    keeper = LeaseKeeper(
-        cast("Queue", renewals), "s1", lease=LEASE, on_lost=lambda _: given_up.append(time.monotonic())
-    )
-    _began = time.monotonic()
+
+    def note(_: str, told: bool) -> None:
+        assert not told
+        given_up.append(time.monotonic())
+
+    renewals = Renewals(answer())
+    keeper = LeaseKeeper(cast("Queue", renewals), "s1", lease=LEASE, on_lost=note)
+    began_at = time.monotonic()
     keeper.hold(attempt())
     async with Loops(lambda _: None) as loops:
         loops.start("leases", lambda: keeper.run(loops))
         await wait_until(lambda: bool(given_up), "the lease is given up")
-    after = given_up[0] - _began
+    after = given_up[0] - began_at
     assert LEASE * 0.5 < after < LEASE
     assert len(renewals.asked) > 1  # it tried more than once
 
