@@ -11,7 +11,7 @@ if fields[2] ~= attempt or fields[3] ~= session then return 'stale' end
 if fields[8] == attempt .. ':' .. outcome then return fields[1] end
 if fields[1] ~= 'running' then return 'stale' end
 local agent, created = fields[4], fields[5]
-if outcome == 'retry' and code == 'instance_lost' then forget(agent) end
+if outcome == 'retry' and (code == 'instance_lost' or code == 'out_of_memory') then forget(agent) end  -- what it had loaded is gone
 -- First, because it needs no memory: a Redis at its limit refuses only the first write of a step, and a running task must be able to end.
 redis.call('ZREM', leases, id)
 redis.call('HSET', key, 'settled', attempt .. ':' .. outcome)
