@@ -195,7 +195,9 @@ class Cluster:
         data.mkdir(exist_ok=True)
         options = ["--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", str(data)]
         durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        self._add("redis", [redis_binary(), *options, *durable], {})
+        # A stream reserves a whole node for its first entry: 4 KiB by default, for each task its story.
+        small = ["--stream-node-max-bytes", "512"]
+        self._add("redis", [redis_binary(), *options, *durable, *small], {})
 
     def _add_simulator(self, number: int, options: tuple[str, ...]) -> None:
         port = self._port(f"comfyui-{number}")

@@ -5,9 +5,11 @@ Inputs are addressed by content (`inputs/SHA256EXT`): equal bytes are stored onc
 never write the same object. A put becomes visible whole or not at all: nothing half-written is ever served.
 """
 
+import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,8 +39,9 @@ class FileStore:
     """Puts, reads and deletes files. Methods raise `Unavailable` when the store cannot be used (full, read-only,
     away)."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, folder: Path | None = None) -> None:
         self._store = store
+        self._folder = folder  # of a store that is a folder
 
     async def put(self, key: str, data: bytes | AsyncIterator[bytes]) -> Stored:
         """Stores a file; a stream is hashed and counted on its way. An error of the stream is raised as it is."""
@@ -110,6 +113,8 @@ class FileStore:
                 if paths:
                     await obstore.delete_async(self._store, paths)
                 count += len(paths)
+            if self._folder is not None:
+                await asyncio.to_thread(_delete_halves, self._folder, prefix)
         return count
 
 
@@ -123,7 +128,7 @@ def open_store(settings: SharedSettings) -> FileStore:
     if address.scheme == "file":
         folder = Path(address.path)
         folder.mkdir(parents=True, exist_ok=True)
-        return FileStore(LocalStore(folder, automatic_cleanup=True))
+        return FileStore(LocalStore(folder, automatic_cleanup=True), folder=folder)
     if address.scheme == "s3" and address.netloc:
         return FileStore(_s3(settings, address.netloc, address.path.strip("/")))
     raise ValueError(f"FILE_STORE must be file:///folder or s3://bucket/prefix, not {address.scheme}://")
@@ -144,6 +149,23 @@ def _s3(settings: SharedSettings, bucket: str, prefix: str) -> S3Store:
         client_options={"allow_http": settings.s3_endpoint.startswith("http://")},
         **options,  # type: ignore[arg-type]  # keys of a TypedDict, chosen at run time
     )
+
+
+def _delete_halves(root: Path, prefix: str) -> None:
+    """Deletes what a process that was killed had begun to put (`NAME#1`): the store itself neither lists nor deletes
+    these.
+    """
+    folder = (root / prefix).resolve()
+    if root.resolve() not in folder.parents:
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif re.search(r"#\d+$", path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 async def _cut(data: bytes) -> AsyncIterator[bytes]:

@@ -55,6 +55,7 @@ def test_an_instance_that_refuses_connections_is_waited_for(start: Start) -> Non
 
 
 def test_out_of_memory_frees_and_goes_elsewhere(start: Start) -> None:
+    """Broke: only the agent that had to avoid the task was woken; an idle one slept until that time was over."""
     oracle = start(agents=2)
     with oracle.client() as client:
         set_faults(oracle.system, 1, out_of_memory=1)
@@ -63,6 +64,7 @@ def test_out_of_memory_frees_and_goes_elsewhere(start: Start) -> None:
         oracle.wait_final()
         kinds = [kind for _, kind, _, _ in oracle.story(task_id)]
         assert kinds.count("retrying") == 2
+        assert oracle.at(task_id, "claimed", attempt=2) - oracle.at(task_id, "retrying", attempt=1) < 1
     oracle.conclude("memory", "out of memory on both instances, once each")
 
 
