@@ -4,11 +4,11 @@ Requests are decoded straight from the body's bytes by `msgspec` (unknown fields
 it; the OpenAPI document is made from the same Structs.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from comfy_shared.models import EventType, Status
+from comfy_shared.models import EventType, Policy, Status
 
 Text = dict[str, str]
 Time = Annotated[str, Meta(description="ISO 8601, UTC, with milliseconds.", examples=["2026-11-23T07:31:00.123Z"])]
@@ -337,8 +337,12 @@ class PolicyView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which task an idle agent gets next."""
 
     policy: Annotated[
-        Literal["lane", "fifo"],
-        Meta(description="`lane`: by what is in memory; `fifo`: by priority and age alone.", examples=["lane"]),
+        Policy,
+        Meta(
+            description="`lane`: by what is in memory; `fifo`: by priority and age alone; `round-robin`, "
+            "`least-loaded` and `weighted-round-robin` (free VRAM and load) bind a task to an agent when it comes.",
+            examples=["lane"],
+        ),
     ]
 
 

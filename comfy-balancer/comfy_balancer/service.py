@@ -122,6 +122,7 @@ class TaskService:
         submitted = await self.queue.submit(
             tasks,
             queue_limit=self._settings.queue_limit,
+            owner_limit=self._settings.owner_queued_limit,
             idempotency=idempotency,
             idempotency_ms=int(self._settings.idempotency_ttl * 1000),
         )

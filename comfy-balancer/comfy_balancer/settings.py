@@ -15,6 +15,7 @@ class BalancerSettings(SharedSettings):
     balancer_workers: Count = Field(2, description="Processes that answer requests.")
 
     queue_limit: Count = Field(100_000, description="Most tasks that may wait.")
+    owner_queued_limit: Count = Field(50_000, description="Most tasks of one owner that may wait.")
     idempotency_ttl: Seconds = Field(86400.0, description="How long an Idempotency-Key is remembered.")
     default_timeout: Seconds = Field(3600.0, description="Time limit of an attempt when the task names none.")
     longest_timeout: Seconds = Field(86400.0, description="Longest time limit that a task may name.")

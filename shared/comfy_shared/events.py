@@ -1,10 +1,9 @@
 """The events of tasks: one tail per process, fanned out to its own watchers.
 
-Every event stands in two streams: the task's story (numbered from 1 without gaps) and the stream of all. The hub
-reads the latter once per process;
-a watcher first reads the story from where it left off, then takes live events from the hub. A watcher that falls
-behind, and everybody after Redis
-was away, reads the story again: nothing is missed, nothing comes twice, and memory per watcher is bounded.
+Every event stands in two places: the task's story (a list, numbered from 1 without gaps) and the stream of all. The
+hub reads the latter once per process; a watcher first reads the story from where it left off, then takes live events
+from the hub. A watcher that falls behind, and everybody after Redis was away, reads the story again: nothing is
+missed, nothing comes twice, and memory per watcher is bounded.
 """
 
 import asyncio
@@ -100,7 +99,7 @@ class EventHub:
                 self._on_news(kind)
                 continue
             task_id = fields.get(b"task", b"").decode(errors="replace")
-            if task_id in self._watchers and (event := _event(task_id, fields.get(b"seq", b""), fields)):
+            if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
                 for watcher in self._watchers[task_id]:
                     watcher.put(event)
         return position
@@ -165,26 +164,31 @@ class EventHub:
 
     async def _page(self, task_id: str, after: int) -> tuple[list[Event], int | None]:
         """Events of the past after number `after`, and the number up to which was read; None when there are none."""
+        lost, lines = await self._lines(task_id, after)
+        if lost:  # a long story has lost its beginning: what is left has moved to the front
+            start = max(0, after - lost)
+            _, lines = await self._lines(task_id, start)
+            after = lost + start
+        events = [read_event(task_id, line) for line in lines]
+        return [event for event in events if event], after + len(lines) if lines else None
+
+    async def _lines(self, task_id: str, start: int) -> tuple[int, list[bytes]]:
+        """How many events the story has lost at its beginning, and a page of what is left, from an index on."""
+        story = self._keys.story(task_id)
         with border():
-            entries = await self._redis.xrange(self._keys.story(task_id), min=f"{after + 1}-0", count=PAGE)
-        found = []
-        read = None
-        for entry_id, fields in cast("list[tuple[bytes, Mapping[bytes, bytes]]]", entries):
-            number = entry_id.partition(b"-")[0]
-            read = int(number)
-            event = _event(task_id, number, fields)
-            if event:
-                found.append(event)
-        return found, read
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.lindex(story, 0)
+            pipeline.lrange(story, start, start + PAGE - 1)
+            first, lines = await pipeline.execute()
+        return max(0, _number(first or b"") - 1), lines
 
     async def _ended(self, task_id: str, after: int) -> bool:
         """Whether the story is over and told, or gone."""
         with border():
-            last = await self._redis.xrevrange(self._keys.story(task_id), count=1)
+            last = await self._redis.lindex(self._keys.story(task_id), -1)
         if not last:
             return True
-        entry_id, fields = cast("tuple[bytes, Mapping[bytes, bytes]]", last[0])
-        event = _event(task_id, entry_id.partition(b"-")[0], fields)
+        event = read_event(task_id, cast("bytes", last))
         return event is not None and event.type.final and event.seq <= after
 
 
@@ -198,16 +202,24 @@ def _entries(reply: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
     return found
 
 
-def _event(task_id: str, seq: bytes, fields: Mapping[bytes, bytes]) -> Event | None:
+def _number(line: bytes) -> int:
+    """The number that a line begins with; 0 when it is damaged."""
+    word = line.partition(b" ")[0]
+    return int(word) if word.isdigit() and len(word) < 16 else 0
+
+
+def read_event(task_id: str, line: bytes) -> Event | None:
+    """What one line of a story says; None, and logged, when it is damaged."""
     try:
+        number, kind, at, attempt, data = line.split(b" ", 4)
         return Event(
-            seq=int(seq),
+            seq=int(number),
             task_id=task_id,
-            type=EventType(fields[b"type"].decode()),
-            at=int(fields[b"at"]),
-            attempt=int(fields[b"attempt"]),
-            data=msgspec.json.decode(fields[b"data"], type=dict[str, Any]),
+            type=EventType(kind.decode()),
+            at=int(at),
+            attempt=int(attempt),
+            data=msgspec.json.decode(data, type=dict[str, Any]),
         )
-    except (KeyError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         log.error("Event is damaged", action="events.damaged", task_id=task_id, reason=type(error).__name__)
         return None

@@ -12,10 +12,17 @@ passed in KEYS.
 | queue | zset: task → order | while tasks wait | submit, claim, settle, cancel, retry, sweep |
 | lanes | zset: lane → order of its head | while tasks wait | the same |
 | lane:LANE | zset: task → order | while tasks wait | the same |
-| needs:LANE | string: JSON of Needs | while tasks wait, then a day | submit, retry, claim |
+| turn:LANE:OWNER | zset: task → order, of one owner | while tasks wait | the same |
+| owners:LANE | hash: owner → tasks that wait in the lane | while tasks wait | the same |
+| waiting, working | hash: owner → tasks that wait, that run | while there are any | the same |
+| usage | hash: owner → GPU ms lately and when that was | 30 days after use | settle, cancel |
+| assigned:AGENT | zset: task → order, bound early to the agent | while tasks wait | submit, settle, sweep |
+| rotation | string: counter of such bindings | permanent | the same |
+| vram | zset: agent → bytes of VRAM | as agent:ID | register |
+| needs:LANE | string: JSON of Needs | while tasks wait, then 30 days | submit, retry, claim |
 | leases | zset: task → expiry | while tasks run | claim, renew, adopt, settle, cancel, sweep |
 | task:ID | hash | until settled, then retention | every transition |
-| story:ID | stream: the task's events, ids SEQ-0 | as task:ID | every transition |
+| story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
 | index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
 | finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
@@ -35,7 +42,7 @@ passed in KEYS.
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
-| policy | string: lane (when absent) or fifo | permanent | set_policy |
+| policy | string: the policy's name; lane when absent | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
@@ -45,7 +52,7 @@ PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy",
+        "policy", "rotation", "vram", "waiting", "working",
     },
 )  # fmt: skip
 
@@ -61,6 +68,14 @@ class Keys:
         self.queue = base + "queue"
         self.lanes = base + "lanes"
         self.lane_prefix = base + "lane:"
+        self.turn_prefix = base + "turn:"
+        self.owners_prefix = base + "owners:"
+        self.waiting = base + "waiting"
+        self.working = base + "working"
+        self.usage = base + "usage"
+        self.assigned_prefix = base + "assigned:"
+        self.rotation = base + "rotation"
+        self.vram = base + "vram"
         self.needs_prefix = base + "needs:"
         self.leases = base + "leases"
         self.task_prefix = base + "task:"

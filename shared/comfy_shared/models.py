@@ -35,6 +35,16 @@ class Status(StrEnum):
         return self in (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
+class Policy(StrEnum):
+    """Which task an agent is given next."""
+
+    LANE = "lane"  # by what its instance holds in memory, as late as possible
+    FIFO = "fifo"  # the oldest, as late as possible
+    ROUND_ROBIN = "round-robin"  # bound when it comes, to one agent after the other
+    LEAST_LOADED = "least-loaded"  # bound when it comes, to the agent with the fewest tasks
+    WEIGHTED_ROUND_ROBIN = "weighted-round-robin"  # bound when it comes, by free VRAM and tasks
+
+
 class EventType(StrEnum):
     """What one line of a task's story tells."""
 

@@ -7,7 +7,7 @@ same agent, is refused.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -37,11 +37,27 @@ from comfy_shared.errors import (
     QueueFull,
 )
 from comfy_shared.keys import Keys
-from comfy_shared.models import EventType, Needs, NewTask, Output, Progress, Status, Task, TaskError, decode, pack
+from comfy_shared.models import (
+    EventType,
+    Needs,
+    NewTask,
+    Output,
+    Policy,
+    Progress,
+    Status,
+    Task,
+    TaskError,
+    decode,
+    pack,
+)
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import border
 
 encode = msgspec.json.encode
+
+
+_POLICIES = frozenset(policy.value.encode() for policy in Policy)
+UNLIMITED = 10**9
 
 
 def text(value: object) -> str:
@@ -62,19 +78,22 @@ class Queue:
         self.retention_ms = int(settings.task_retention * 1000)
         self.avoid_ms = int(settings.avoid_seconds * 1000)
         self.agent_retention_ms = int(settings.agent_retention * 1000)
+        self.ageing_ms = int(settings.priority_ageing * 1000)
+        self.running_limit = settings.owner_running_limit
 
     async def submit(
         self,
         tasks: Sequence[NewTask],
         *,
         queue_limit: int,
+        owner_limit: int = UNLIMITED,
         idempotency: Idempotency | None = None,
         idempotency_ms: int = 86_400_000,
     ) -> Submitted:
         """Accepts all tasks or none.
 
         Raises:
-            QueueFull: they would exceed `queue_limit` waiting tasks.
+            QueueFull: they would exceed `queue_limit` waiting tasks, or `owner_limit` of one owner.
             IdempotencyConflict: the key was used for another body.
             InvalidTask: an input file is not in the store (any more).
         """
@@ -87,12 +106,16 @@ class Queue:
                 rest=[pack(task.prompt) for task in tasks],
                 tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
                 queue_limit=queue_limit,
+                owner_limit=owner_limit,
+                ageing_ms=self.ageing_ms,
                 fingerprint=idempotency.fingerprint if idempotency else "",
                 idempotency_ms=idempotency_ms,
             )
         word, *rest = cast("list[Any]", reply)
         if word == b"full":
             raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
+        if word == b"owner_full":
+            raise QueueFull(f"{rest[1]} tasks of {rest[0].decode()} wait already; the limit is {owner_limit}.")
         if word == b"conflict":
             raise IdempotencyConflict
         if word == b"input":
@@ -129,6 +152,8 @@ class Queue:
                 prompt_id=prompt_id,
                 lease_ms=self.lease_ms,
                 verdicts=msgspec.msgpack.encode({k: "1" if v else "0" for k, v in (verdicts or {}).items()}),
+                running_limit=self.running_limit,
+                ageing_ms=self.ageing_ms,
             )
         word, *rest = cast("list[Any]", reply)
         if word == b"claimed":
@@ -312,15 +337,17 @@ class Queue:
         if word == b"full":
             raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
 
-    async def policy(self) -> Literal["lane", "fifo"]:
+    async def policy(self) -> Policy:
         """The policy in force."""
         with border():
-            return "fifo" if await self.redis.get(self.keys.policy) == b"fifo" else "lane"
+            name = await self.redis.get(self.keys.policy)
+        return Policy(name.decode()) if name in _POLICIES else Policy.LANE
 
-    async def set_policy(self, policy: Literal["lane", "fifo"]) -> None:
-        """Switches how agents are given tasks, from the next claim on: by what is in memory, or blindly by age."""
+    async def set_policy(self, policy: Policy) -> None:
+        """Switches how agents are given tasks, from the next claim on; what waits already is bound at the next
+        sweep."""
         with border():
-            await self.redis.set(self.keys.policy, policy)
+            await self.redis.set(self.keys.policy, policy.value)
 
     async def sweep(self) -> Swept:
         """Puts back the tasks whose lease ran out."""

@@ -31,8 +31,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     type: str
-    vram_total: int = 0  # bytes
-    vram_free: int = 0  # bytes, at the last heartbeat
+    vram_total: int = 0  # bytes; what is free now is in `Vitals`
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +43,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""  # why it is not ready
     labels: dict[str, str] = {}
     comfyui_version: str = ""
-    devices: tuple[Device, ...] = ()  # without what is free now
+    devices: tuple[Device, ...] = ()
 
 
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +134,8 @@ class Registry:
                 object_info=offer.packed if offer and with_offer else b"",
                 ttl_ms=self._ttl_ms,
                 retention_ms=self._retention_ms,
+                vram_total=sum(device.vram_total for device in record.devices),
+                vram_free=vitals.vram_free,
             )
         return cast("list[Any]", reply)
 

@@ -91,10 +91,10 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "fingerprint", "idempotency_ms"),
+    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
-CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts"))
+CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))
 RENEW = Script("renew", args=("session", "lease_ms", "attempts"))
 REPORT = Script("report", args=("id", "attempt", "session", "kind", "progress", "data"))
 SETTLE = Script(
@@ -124,6 +124,7 @@ REGISTER = Script(
     "register",
     args=(
         "agent", "session", "takeover", "record", "vitals", "digest", "object_info", "ttl_ms", "retention_ms",
+        "vram_total", "vram_free",
     ),
     extra_keys=("offer",),
 )  # fmt: skip

@@ -34,6 +34,10 @@ class SharedSettings(RedisSettings):
     api_password: SecretStr = Field(SecretStr(DEFAULT_PASSWORD), description="Password of the log-in.")
 
     lease_seconds: Seconds = Field(15.0, description="How long a task stays with an agent that says nothing.")
+    priority_ageing: Seconds = Field(
+        3600.0, description="Waiting that counts as much as one level of priority: nobody starves."
+    )
+    owner_running_limit: int = Field(0, ge=0, description="Most tasks of one owner that run at a time; 0: no limit.")
     task_retention: Seconds = Field(7 * 86400.0, description="How long a finished task and its outputs are kept.")
     agent_retention: Seconds = Field(3600.0, description="How long an agent that fell silent is remembered.")
     avoid_seconds: Seconds = Field(

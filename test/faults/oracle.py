@@ -19,6 +19,7 @@ import httpx
 import msgspec
 from redis import Redis
 
+from comfy_shared.events import read_event
 from comfy_shared.keys import Keys
 from comfy_shared.models import EventType, Output, Status, Task
 from test.cluster import Cluster, wait_until
@@ -30,13 +31,14 @@ AT_REST = 10.0  # seconds after that in which nothing may be held any more
 KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
-        "memory", "servers", "stats",
+        "memory", "servers", "stats", "turn", "owners", "assigned",
     },
 )  # fmt: skip
 SINGLE = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
-        "workflows", "inputs", "input-uses", "damaged", "swept", "policy",
+        "workflows", "inputs", "input-uses", "damaged", "swept", "policy", "rotation", "vram", "waiting", "working",
+        "usage",
     },
 )  # fmt: skip
 
@@ -126,11 +128,9 @@ class Oracle:
 
     def story(self, task_id: str) -> list[tuple[int, str, int, int]]:
         """Number, type, time and attempt of each event."""
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(self.keys.story(task_id)))
-        return [
-            (int(number.partition(b"-")[0]), e[b"type"].decode(), int(e[b"at"]), int(e[b"attempt"]))
-            for number, e in entries
-        ]
+        lines = cast("list[bytes]", self.redis.lrange(self.keys.story(task_id), 0, -1))
+        events = [read_event(task_id, line) for line in lines]
+        return [(event.seq, event.type.value, event.at, event.attempt) for event in events if event]
 
     def at(self, task_id: str, kind: str, *, attempt: int | None = None) -> float:
         """When an event was told, in seconds by the clock of Redis. Raises LookupError when it was not."""
@@ -209,9 +209,11 @@ class Oracle:
     def _unfinished(self) -> list[str]:
         base = self.keys.base
         places = [self.keys.queue, self.keys.leases, self.keys.lanes, self.keys.damaged]
+        places += [self.keys.waiting, self.keys.working]
         places += [self.keys.index("status", status) for status in ("pending", "running")]
         found = [key for key in places if self.redis.exists(key)]
-        for pattern in (self.keys.held_prefix, self.keys.lane_prefix):
+        prefixes = (self.keys.held_prefix, self.keys.lane_prefix, self.keys.turn_prefix, self.keys.owners_prefix)
+        for pattern in (*prefixes, self.keys.assigned_prefix):
             found += [key.decode() for key in self.redis.scan_iter(f"{pattern}*", count=1000)]
         return [key.removeprefix(base) for key in found]
 

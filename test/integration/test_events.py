@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
@@ -136,13 +136,12 @@ async def test_a_damaged_event_is_logged_and_skipped(
         await step(queue, attempt, number)
     await redis.hincrby(keys.task(attempt.id), "events", 2)
     last = PAGE + 12
-    await redis.xadd(keys.story(attempt.id), {"type": b"\xff"}, id=f"{last + 1}-0")
-    deep: dict[Any, Any] = {"type": "progress", "at": 1, "attempt": 1, "data": b'{"a":' + b"[" * 100_000}
-    await redis.xadd(keys.story(attempt.id), deep, id=f"{last + 2}-0")
-    await redis.xadd(keys.events, deep | {"task": attempt.id, "seq": last + 2})
+    deep = b'%d progress 1 1 {"a":' % (last + 2) + b"[" * 100_000
+    await redis.rpush(keys.story(attempt.id), b"%d \xff" % (last + 1), deep)
+    await redis.xadd(keys.events, {"task": attempt.id, "line": deep})
     await redis.xadd(keys.events, {b"\xff": b"\xff"})
-    await redis.xadd(keys.events, {"task": attempt.id, "seq": "x", "type": "progress"})
-    await redis.xtrim(keys.story(attempt.id), maxlen=PAGE, approximate=False)
+    await redis.xadd(keys.events, {"task": attempt.id, "line": "x progress"})
+    await cast("Awaitable[str]", redis.ltrim(keys.story(attempt.id), -PAGE, -1))
     with capture_logs() as logs:
         watching = asyncio.create_task(collect(hub, attempt.id))
         await queue.complete(attempt, [])

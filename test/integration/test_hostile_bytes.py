@@ -36,6 +36,7 @@ UNSOUND: list[dict[str, bytes | None]] = [
     {"order": b"\xff"},
     {"events": b"-1"},
     {"events": b"0"},
+    {"priority": b"high"},
     {"crashes": b"many"},
     {"avoid": b"gpu-1", "avoid_until": b"soon"},
 ]
@@ -45,7 +46,6 @@ UNREADABLE: list[dict[str, bytes | None]] = [
     {"parameters": b'{"a":' + DEEP},
     {"labels": b"[1]"},
     {"timeout": b"long"},
-    {"priority": b"high"},
     {"workflow": b"\xff\xfe"},
 ]
 

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from comfy_shared.claims import Nothing
 from comfy_shared.keys import Keys
-from comfy_shared.models import Needs
+from comfy_shared.models import Needs, Policy
 from comfy_shared.needs import lane_of
 from comfy_shared.queue import Queue
 from test.support.agents import Hand, advance
@@ -135,8 +135,8 @@ async def test_an_agent_that_is_gone_serves_its_lane_no_more(queue: Queue, hand:
 async def test_the_policy_can_be_switched_to_first_in_first_out(queue: Queue, hand: HandMaker) -> None:
     agent = await hand()
     await teach(queue, agent, NEEDS_A)
-    await queue.set_policy("fifo")
+    await queue.set_policy(Policy.FIFO)
     await put(queue, NEEDS_B, NEEDS_A)
     await work(queue, agent, NEEDS_B, cold=True)
-    await queue.set_policy("lane")
+    await queue.set_policy(Policy.LANE)
     await work(queue, agent, NEEDS_A, cold=True)

@@ -25,6 +25,7 @@ class ModelTask:
 
     id: str
     lane: str
+    owner: str
     order: tuple[int, int]
     max_attempts: int
     status: str = "pending"
@@ -56,22 +57,23 @@ class Model:
     def of(self, status: str) -> list[ModelTask]:
         return sorted((task for task in self.tasks.values() if task.status == status), key=lambda task: task.order)
 
-    def submit(self, task_id: str, lane: str, priority: int, max_attempts: int) -> None:
+    def submit(self, task_id: str, lane: str, owner: str, priority: int, max_attempts: int) -> None:
         order = (9 - priority, len(self.tasks))
-        self.tasks[task_id] = ModelTask(id=task_id, lane=lane, order=order, max_attempts=max_attempts)
+        task = ModelTask(id=task_id, lane=lane, owner=owner, order=order, max_attempts=max_attempts)
+        self.tasks[task_id] = task
 
     def next_for(self, agent: str, lanes: frozenset[str]) -> ModelTask | None:
         """By priority and age, of what the agent can serve and need not avoid."""
         heads = self.heads_for(agent, lanes).values()
         return min(heads, key=lambda task: task.order, default=None)
 
-    def heads_for(self, agent: str, lanes: frozenset[str]) -> dict[str, ModelTask]:
-        """Lane → the first of its tasks that this agent need not avoid."""
-        found: dict[str, ModelTask] = {}
+    def heads_for(self, agent: str, lanes: frozenset[str]) -> dict[tuple[str, str], ModelTask]:
+        """Lane and owner → the first of these tasks that this agent need not avoid."""
+        found: dict[tuple[str, str], ModelTask] = {}
         for task in self.of("pending"):
             avoided = task.avoid[0] == agent and self.now < task.avoid[1]
-            if task.lane in lanes and task.lane not in found and not avoided:
-                found[task.lane] = task
+            if task.lane in lanes and not avoided:
+                found.setdefault((task.lane, task.owner), task)
         return found
 
     def claim(self, task: ModelTask, agent: str, session: str) -> Token:

@@ -8,10 +8,11 @@ milliseconds that pass do not matter. COMFY_SOAK_EXAMPLES=20000 makes the long r
 import asyncio
 import itertools
 import os
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 import redis as redis_package
@@ -31,7 +32,7 @@ from hypothesis.stateful import (
 from comfy_shared.claims import Attempt, Nothing
 from comfy_shared.errors import Conflict, LeaseLost
 from comfy_shared.keys import Keys
-from comfy_shared.models import EventType, Status
+from comfy_shared.models import EventType, Policy, Status
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
@@ -52,6 +53,7 @@ SERVES = {"gpu-1": (NEEDS_A, NEEDS_B), "gpu-2": (NEEDS_A,)}
 LANES = {NEEDS_A: new_task(NEEDS_A).lane, NEEDS_B: new_task(NEEDS_B).lane}
 AGENTS = st.sampled_from(sorted(SERVES))
 CODES = st.sampled_from(["out_of_memory", "instance_lost", "timeout"])
+OWNERS = st.sampled_from(["ann", "bob"])
 OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(["complete", "fail", "retry", "release"])
 
 _namespaces = itertools.count(1)
@@ -98,8 +100,8 @@ class QueueMachine(RuleBasedStateMachine):
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.world.runner.run(call)
 
-    @initialize(policy=st.sampled_from(["fifo", "lane"]))
-    def both_agents_register(self, policy: Literal["fifo", "lane"]) -> None:
+    @initialize(policy=st.sampled_from([*Policy]))
+    def both_agents_register(self, policy: Policy) -> None:
         self.policy = policy
         self.run(self.queue.set_policy(policy))
         for name in SERVES:
@@ -113,15 +115,16 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         target=tasks,
         needs=st.sampled_from([NEEDS_A, NEEDS_B]),
+        owner=OWNERS,
         priority=st.sampled_from([0, 5, 5, 9]),
         attempts=st.integers(1, 3),
         count=st.integers(1, 2),
     )
-    def submit(self, needs: Any, priority: int, attempts: int, count: int) -> Any:
-        new = [new_task(needs, priority=priority, max_attempts=attempts) for _ in range(count)]
+    def submit(self, needs: Any, owner: str, priority: int, attempts: int, count: int) -> Any:
+        new = [new_task(needs, owner=owner, priority=priority, max_attempts=attempts) for _ in range(count)]
         self.run(self.queue.submit(new, queue_limit=1000))
         for task in new:
-            self.model.submit(task.id, task.lane, priority, attempts)
+            self.model.submit(task.id, task.lane, owner, priority, attempts)
         assert self.run(self.queue.submit(new, queue_limit=1000)).known, "repeated after a lost reply"
         return multiple(*(task.id for task in new))
 
@@ -143,16 +146,21 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.model.next_for(agent, lanes)
         heads = self.model.heads_for(agent, lanes)
         reply = self.run(hand.claim())
-        if expected is None:
-            assert isinstance(reply, Nothing)
+        if expected is None and isinstance(reply, Nothing):
             return None
-        if self.policy == "lane":  # which of the heads is its own affair, and it may wait for a warm agent
-            if isinstance(reply, Nothing):
-                return None
+        if self.policy is not Policy.FIFO and isinstance(reply, Nothing):
+            return None  # it waits for a warm agent, or for what is bound to it
+        if self.policy is Policy.LANE:  # which of the heads is its own affair
             assert isinstance(reply, Attempt)
-            expected = heads[reply.task.lane]
+            expected = heads[reply.task.lane, reply.task.owner]
             assert expected.order[0] == min(head.order[0] for head in heads.values()), "the highest priority first"
+        elif self.policy is not Policy.FIFO:
+            assert isinstance(reply, Attempt)
+            expected = self.model.tasks[reply.id]
+            assert expected.status == "pending"
+            assert expected.lane in lanes
         assert isinstance(reply, Attempt)
+        assert expected is not None, "a task that this agent must not be given"
         token = self.model.claim(expected, agent, hand.session)
         assert (reply.id, reply.number) == (token.task, token.number)
         self.attempts[token] = reply
@@ -299,11 +307,16 @@ class QueueMachine(RuleBasedStateMachine):
             pipeline.zrange(name, 0, -1)
         for lane in LANES.values():
             pipeline.zrange(self.keys.lane_prefix + lane, 0, -1)
+            pipeline.hgetall(self.keys.owners_prefix + lane)
+            for owner in ("ann", "bob"):
+                pipeline.zrange(f"{self.keys.turn_prefix}{lane}:{owner}", 0, -1)
+        pipeline.hgetall(self.keys.waiting)
+        pipeline.hgetall(self.keys.working)
         for agent in SERVES:
             pipeline.smembers(self.keys.held(agent))
         for task_id in tasks:
             pipeline.hmget(self.keys.task(task_id), "status", "attempt", "max_attempts", "events")
-            pipeline.xrange(self.keys.story(task_id))
+            pipeline.lrange(self.keys.story(task_id), 0, -1)
             pipeline.pttl(self.keys.task(task_id))
             pipeline.pttl(self.keys.story(task_id))
         replies = iter(pipeline.execute())
@@ -313,7 +326,13 @@ class QueueMachine(RuleBasedStateMachine):
         ended = {task.id for task in tasks.values() if task not in pending and task not in running}
         assert set(_names(next(replies))) == ended
         for lane in LANES.values():
-            assert _names(next(replies)) == [task.id for task in pending if task.lane == lane]
+            in_lane = [task for task in pending if task.lane == lane]
+            assert _names(next(replies)) == [task.id for task in in_lane]
+            assert _counts(next(replies)) == Counter(task.owner for task in in_lane)
+            for owner in ("ann", "bob"):
+                assert _names(next(replies)) == [task.id for task in in_lane if task.owner == owner]
+        assert _counts(next(replies)) == Counter(task.owner for task in pending)
+        assert _counts(next(replies)) == Counter(task.owner for task in running)
         for agent in SERVES:
             assert set(_names(next(replies))) == {task.id for task in running if task.agent == agent}
         for task in tasks.values():
@@ -322,8 +341,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert int(attempt) >= self.highest.get(task.id, 0)
             self.highest[task.id] = int(attempt)
             story = next(replies)
-            assert [int(entry_id.partition(b"-")[0]) for entry_id, _ in story] == list(range(1, int(events) + 1))
-            assert [fields[b"type"].decode() for _, fields in story] == task.story
+            assert [int(line.split()[0]) for line in story] == list(range(1, int(events) + 1))
+            assert [line.split()[1].decode() for line in story] == task.story
             lifetimes = (next(replies), next(replies))
             assert all((lifetime == -1) == (task.status in ("pending", "running")) for lifetime in lifetimes)
 
@@ -331,6 +350,10 @@ class QueueMachine(RuleBasedStateMachine):
         leaked = leaked_keys(self.world.plain, self.keys)
         delete_namespace(self.world.plain, self.keys)
         assert leaked == []
+
+
+def _counts(raw: Any) -> dict[str, int]:
+    return {owner.decode(): int(number) for owner, number in raw.items()}
 
 
 def _names(raw: Any) -> list[str]:

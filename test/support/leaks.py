@@ -20,8 +20,11 @@ def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
         return True
     if kind in ("task", "story"):
         return _lives(redis, keys, rest)
-    if kind in ("lane", "needs"):
-        return redis.zscore(keys.lanes, rest) is not None
+    if kind in ("lane", "needs", "owners", "turn"):
+        return redis.zscore(keys.lanes, rest.partition(":")[0]) is not None
+    if kind == "assigned":
+        waiting = cast("list[bytes]", redis.zrange(key, 0, -1))
+        return all(redis.zscore(keys.queue, member) is not None for member in waiting)
     if kind == "held":
         return all(redis.zscore(keys.leases, member) is not None for member in cast("set[bytes]", redis.smembers(key)))
     if kind == "index":

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
     response_class=Json,
 )
 async def get_policy(here: Here) -> Response:
-    """`lane` keeps agents on what their instances have in memory; `fifo` goes by priority and age alone."""
+    """`lane` keeps agents on what their instances have in memory; the others are there to compare with."""
     return Json(PolicyView(policy=await here.service.queue.policy()))
 
 
@@ -34,5 +34,5 @@ async def put_policy(request: Request, here: Here) -> Response:
     """Counts from the next claim of every agent on."""
     wished = decode_body(await request.body(), PolicyView, values_limit=here.settings.values_limit)
     await here.service.queue.set_policy(wished.policy)
-    log.info("Scheduling policy switched", action="policy.switched", policy=wished.policy)
+    log.info("Scheduling policy switched", action="policy.switched", policy=wished.policy.value)
     return Json(wished)

@@ -1,5 +1,5 @@
 -- deregister: the agent goes away on purpose; its record and its offer are forgotten at once.
--- KEYS: clock agents agent_prefix verdicts_prefix idle events memory_prefix servers_prefix stats_prefix
+-- KEYS: clock agents agent_prefix verdicts_prefix idle events memory_prefix servers_prefix stats_prefix vram
 -- ARGV: agent session
 -- USES: time memory
 -- Replies: ok | replaced
@@ -8,5 +8,6 @@ redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)
 forget(agent)
 redis.call('ZREM', agents, agent)
 redis.call('ZREM', idle, agent)
+redis.call('ZREM', vram, agent)
 redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', '', 'type', 'agents', 'at', now, 'agent', agent)
 return 'ok'

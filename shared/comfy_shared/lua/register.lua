@@ -1,6 +1,6 @@
 -- register: an agent says that it is there and what it offers; later calls are its heartbeat.
--- KEYS: clock agents agent_prefix verdicts_prefix idle draining events memory_prefix servers_prefix stats_prefix offer
--- ARGV: agent session takeover record vitals digest object_info ttl_ms retention_ms
+-- KEYS: clock agents agent_prefix verdicts_prefix idle draining events memory_prefix servers_prefix stats_prefix vram offer
+-- ARGV: agent session takeover record vitals digest object_info ttl_ms retention_ms vram_total vram_free
 -- USES: time memory
 -- Input: only a changed `record` is news, `vitals` (free memory …) is not; takeover is 1 for the first call of a session (an older process of the same id is thereby replaced), 0 for a heartbeat; an empty `object_info` means it is stored already.
 -- Replies: {ok, 1 when draining} | {replaced} | {unregistered} | {offer}: send object_info as well
@@ -16,7 +16,8 @@ if digest ~= '' then
   end
   redis.call('PEXPIRE', offer, retention_ms)
 end
-redis.call('HSET', key, 'session', session, 'digest', digest, 'record', record, 'vitals', vitals, 'seen_at', now)
+redis.call('HSET', key, 'session', session, 'digest', digest, 'record', record, 'vitals', vitals, 'vram_free', vram_free, 'seen_at', now)
+redis.call('ZADD', vram, vram_total, agent)
 redis.call('PEXPIRE', key, retention_ms)
 local known_until = redis.call('ZSCORE', agents, agent)
 redis.call('ZADD', agents, now + tonumber(ttl_ms), agent)

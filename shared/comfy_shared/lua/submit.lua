@@ -1,10 +1,10 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock sequence queue lanes lane_prefix needs_prefix task_prefix story_prefix events index_prefix agents agent_prefix verdicts_prefix idle inputs input_uses memory_prefix servers_prefix stats_prefix policy idempotency
--- ARGV: tasks queue_limit fingerprint idempotency_ms
+-- KEYS: clock sequence queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix agents agent_prefix verdicts_prefix held_prefix idle draining inputs input_uses memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation idempotency
+-- ARGV: tasks queue_limit owner_limit ageing_ms fingerprint idempotency_ms
 -- REST: prompt_of
--- USES: time story place memory wake
+-- USES: time story usage place memory apart wake
 -- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, fields, told}, each prompt follows as bytes of its own; an empty `fingerprint` means no idempotency key.
--- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {input, address}
+-- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
 
 if fingerprint ~= '' then
@@ -18,18 +18,30 @@ elseif redis.call('EXISTS', task_prefix .. list[1].id) == 1 then
   return {'known', list[1].id}  -- the same call again after a lost reply: ids are the caller's own
 end
 
-local waiting = redis.call('ZCARD', queue)
-if waiting + #list > tonumber(queue_limit) then return {'full', waiting} end
+local all = redis.call('ZCARD', queue)
+if all + #list > tonumber(queue_limit) then return {'full', all} end
+local owners = {}
+for _, task in ipairs(list) do owners[task.owner] = (owners[task.owner] or 0) + 1 end
+for owner, number in pairs(owners) do
+  local his = tonumber(redis.pcall('HGET', waiting, owner)) or 0
+  if his + number > tonumber(owner_limit) then return {'owner_full', owner, his} end
+end
 for _, task in ipairs(list) do
   for _, address in ipairs(task.inputs) do
     if not redis.call('ZSCORE', inputs, address) then return {'input', address} end
   end
 end
 
+local function next_order(priority)  -- a level of priority is worth so much waiting: what waits longer goes first; equals stay in order
+  local base = math.max((tonumber(redis.call('GET', sequence)) or 0) + 1, now * 1024)
+  redis.call('SET', sequence, string.format('%.0f', base))
+  return string.format('%.0f', base + (9 - priority) * tonumber(ageing_ms) * 1024)
+end
+
 local reply = {'accepted', now}
 local seen = {fingerprint}
 for i, task in ipairs(list) do
-  local order = (9 - task.priority) * 281474976710656 + redis.call('INCR', sequence)
+  local order = next_order(task.priority)
   local key = task_prefix .. task.id
   redis.call('HSET', key, 'status', 'pending', 'attempt', '0', 'created_at', now, 'order', order, 'prompt', prompt_of(i), unpack(task.fields))
   redis.call('ZADD', index_prefix .. 'all', now, task.id)
@@ -43,13 +55,13 @@ for i, task in ipairs(list) do
   end
   redis.call('SET', needs_prefix .. task.lane, task.needs)
   tell(task.id, 'queued', 0, task.told)
-  enqueue(task.id, task.lane, order)
+  enqueue(task.id, task.lane, task.owner, order)
   reply[i + 2] = redis.call('ZRANK', queue, task.id)
   seen[i + 1] = task.id
 end
 local asleep = {}  -- lanes for which nobody idle is left
 for _, task in ipairs(list) do
-  asleep[task.lane] = asleep[task.lane] or not wake(task.lane)
+  asleep[task.lane] = asleep[task.lane] or not give(task.id, task.lane)
 end
 if fingerprint ~= '' then redis.call('SET', idempotency, cmsgpack.pack(seen), 'PX', idempotency_ms) end
 return reply

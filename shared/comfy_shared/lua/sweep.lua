@@ -1,7 +1,7 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
--- KEYS: clock queue lanes lane_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged memory_prefix servers_prefix stats_prefix policy
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
--- USES: time story place memory wake move again sound quarantine
+-- USES: time story usage place memory apart wake move again sound quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
 local last = tonumber(redis.call('GET', swept) or now) or now
@@ -15,16 +15,17 @@ if now - last > tonumber(lease_ms) / 2 then
   expired = {}
 end
 for _, id in ipairs(expired) do
-  local fields = sound(id) and redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt')
+  local fields = sound(id) and redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt', 'owner')
   if not fields or (fields[1] == 'running' and not fields[2]) then
-    local agent = redis.pcall('HGET', task_prefix .. id, 'agent')
-    end_lease(id, type(agent) == 'string' and agent or '')
+    local known = redis.pcall('HMGET', task_prefix .. id, 'agent', 'owner')
+    end_lease(id, known[1] or '', known[2])
     quarantine(id)
   elseif fields[1] ~= 'running' then
     redis.call('ZREM', leases, id)
   else
     local problem = cjson.encode({code = 'agent_lost', message = 'The agent stopped renewing its lease.', details = {agent = fields[2]}})
     reply[#reply + 1] = id
+    end_lease(id, fields[2], fields[4])
     reply[#reply + 1] = try_again(id, fields[2], tonumber(fields[3]), 'agent_lost', problem, avoid_ms, retention_ms)
   end
 end
@@ -37,8 +38,14 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumbe
   redis.call('ZREM', agents, agent)
   redis.call('ZREM', idle, agent)
   redis.call('SREM', draining, agent)
+  redis.call('ZREM', vram, agent)
 end
-if redis.call('ZCARD', idle) > 0 then
+if EARLY[how] then  -- what is bound to nobody, or to one that is gone or drains, is bound anew
+  for _, id in ipairs(redis.call('ZRANGE', queue, 0, 499)) do
+    local to = redis.pcall('HMGET', task_prefix .. id, 'assigned', 'lane')
+    if to[2] and not (to[1] and alive(to[1]) and redis.call('SISMEMBER', draining, to[1]) == 0) then assign(id, to[2]) end
+  end
+elseif redis.call('ZCARD', idle) > 0 then
   for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do
     for _ = 1, math.min(tonumber(redis.pcall('ZCARD', lane_prefix .. lane)) or 0, 16) do
       if not wake(lane, true) then break end

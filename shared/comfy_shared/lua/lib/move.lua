@@ -1,4 +1,4 @@
--- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished
+-- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working
 -- Status changes that several transitions share.
 local function change_status(id, from, to, created)
   redis.call('HSET', task_prefix .. id, 'status', to)
@@ -6,8 +6,8 @@ local function change_status(id, from, to, created)
   redis.call('ZADD', index_prefix .. 'status:' .. to, created, id)
 end
 
-local function end_lease(id, agent)
-  redis.call('ZREM', leases, id)
+local function end_lease(id, agent, owner)  -- first the lease: that needs no memory (see settle)
+  if redis.call('ZREM', leases, id) == 1 and owner then count(working, owner, -1) end
   redis.pcall('SREM', held_prefix .. agent, id)
 end
 

@@ -1,4 +1,4 @@
--- NEEDS: task_prefix story_prefix finished damaged
+-- NEEDS: task_prefix story_prefix finished damaged queue lanes lane_prefix
 -- Sets a task with a broken record aside: it is listed, never looked at again, and purged like a finished one.
 local function quarantine(id)
   redis.call('ZADD', damaged, now, 'task:' .. id)
@@ -6,4 +6,9 @@ local function quarantine(id)
   redis.call('ZADD', finished, now, id)
   redis.call('EXPIRE', task_prefix .. id, 2592000)
   redis.call('EXPIRE', story_prefix .. id, 2592000)
+end
+
+local function set_aside(id, lane, owner)  -- one that waits: whatever of its places is right, it leaves them
+  dequeue(id, lane, owner)
+  quarantine(id)
 end

@@ -6,15 +6,16 @@ end
 
 local function sound(id)
   local key, story = task_prefix .. id, story_prefix .. id
-  if redis.call('TYPE', key)['ok'] ~= 'hash' or redis.call('TYPE', story)['ok'] ~= 'stream' then return false end
-  local fields = redis.call('HMGET', key, 'id', 'owner', 'lane', 'attempt', 'max_attempts', 'created_at', 'order', 'events', 'crashes', 'timeouts', 'avoid_until')
-  if fields[1] ~= id or not fields[2] or not fields[3] then return false end
-  for i = 4, 8 do
+  local fields = redis.pcall('HMGET', key, 'id', 'owner', 'lane', 'attempt', 'max_attempts', 'created_at', 'order', 'events', 'priority', 'crashes', 'timeouts', 'avoid_until')
+  if fields.err or fields[1] ~= id or not fields[2] or not fields[3] then return false end
+  for i = 4, 9 do
     if not whole(fields[i]) then return false end
   end
-  for i = 9, 11 do
+  for i = 10, 12 do
     if fields[i] and not whole(fields[i]) then return false end
   end
-  local last = redis.call('XREVRANGE', story, '+', '-', 'COUNT', 1)[1]
-  return not last or tonumber(last[1]:match('^%d+')) <= tonumber(fields[8])
+  local last = redis.pcall('LINDEX', story, -1)
+  if type(last) ~= 'string' then return false end
+  local number = tonumber(last:match('^%d+'))
+  return number ~= nil and number <= tonumber(fields[8])
 end

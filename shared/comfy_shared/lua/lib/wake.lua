@@ -1,34 +1,86 @@
--- NEEDS: agents agent_prefix verdicts_prefix idle lane_prefix task_prefix servers_prefix policy
--- Wakes one idle agent that is alive and not known to be unable to serve the lane: one that has it in memory, else, when that is worth a
--- load, the one that has been idle longest. Looks at 64 at most.
+-- NEEDS: agents agent_prefix verdicts_prefix idle lane_prefix task_prefix servers_prefix policy assigned_prefix held_prefix draining rotation queue
+-- Tells an agent that there is work. By lane or in order: one idle agent that is alive and not known to be unable to serve the lane; one that
+-- has it in memory, else, when that is worth a load, the one that has been idle longest. Looks at 64 at most.
+-- The policies that bind early, kept for comparison, choose the agent when the task comes, whether it is idle or not.
+local EARLY = {['round-robin'] = true, ['least-loaded'] = true, ['weighted-round-robin'] = true}
+local how = redis.pcall('GET', policy)
+if type(how) ~= 'string' then how = 'lane' end
+
 local function rouse(agent)
-  local alive_until = redis.call('ZSCORE', agents, agent)
   redis.call('ZREM', idle, agent)
-  if not alive_until or tonumber(alive_until) < now then return false end
+  if not alive(agent) then return false end
   redis.call('PUBLISH', agent_prefix .. agent, 'wake')
   return true
 end
 
-local function avoided(lane)  -- the agent that just failed the head of the lane and is not given it yet, while there are others
-  local head = redis.pcall('ZRANGE', lane_prefix .. lane, 0, 0)[1]
-  local fields = head and redis.pcall('HMGET', task_prefix .. head, 'avoid', 'avoid_until') or {}
-  if not fields[1] or now >= (tonumber(fields[2]) or 0) or redis.call('ZCOUNT', agents, now, '+inf') <= 1 then return nil end
-  return fields[1]
-end
-
 local function wake(lane, whatever_it_costs)
-  local last = avoided(lane)
+  if EARLY[how] then return false end
+  local head = redis.pcall('ZRANGE', lane_prefix .. lane, 0, 0)[1]
+  local fields = head and redis.pcall('HMGET', task_prefix .. head, 'avoid', 'avoid_until', 'more_vram') or {}
+  local kept = {}  -- agents that the head is kept from
   local function may(agent)
-    return agent ~= last and redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0'
+    if redis.pcall('HGET', verdicts_prefix .. agent, lane) == '0' then return false end
+    if fields[1] or fields[3] then
+      kept[agent] = apart(agent, lane, fields[1], fields[2], fields[3])
+    end
+    return not kept[agent]
   end
   for _, agent in ipairs(redis.pcall('SRANDMEMBER', servers_prefix .. lane, 64)) do
     if redis.call('ZSCORE', idle, agent) and may(agent) and rouse(agent) then return true end
   end
-  local waiting = tonumber(redis.pcall('ZCARD', lane_prefix .. lane)) or 0
-  if redis.call('GET', policy) ~= 'fifo' and not whatever_it_costs and not worth_a_load(lane, waiting) then return false end
+  local number = tonumber(redis.pcall('ZCARD', lane_prefix .. lane)) or 0
+  if how ~= 'fifo' and not whatever_it_costs and not worth_a_load(lane, number) then return false end
   for _, agent in ipairs(redis.call('ZRANGE', idle, 0, 63)) do
     if may(agent) and rouse(agent) then return true end
   end
-  if last and waiting > 1 and redis.call('ZSCORE', idle, last) then return rouse(last) end
+  if number > 1 then  -- the next of the lane may be for them
+    for agent, is in pairs(kept) do
+      if is and redis.call('ZSCORE', idle, agent) and rouse(agent) then return true end
+    end
+  end
   return false
+end
+
+local function load_of(agent)
+  return (tonumber(redis.pcall('ZCARD', assigned_prefix .. agent)) or 0) + (tonumber(redis.pcall('SCARD', held_prefix .. agent)) or 0)
+end
+
+local function chosen_early(id, lane)
+  local avoid = redis.call('HMGET', task_prefix .. id, 'avoid', 'avoid_until', 'more_vram')
+  local able = {}
+  for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, now, '+inf')) do
+    if redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' and redis.call('SISMEMBER', draining, agent) == 0
+      and not apart(agent, lane, avoid[1], avoid[2], avoid[3]) then able[#able + 1] = agent end
+  end
+  if #able == 0 then return nil end
+  table.sort(able)
+  local turn = redis.call('INCR', rotation)
+  if how == 'round-robin' then return able[turn % #able + 1] end
+  local best, most
+  for i = 1, #able do
+    local agent = able[(turn + i) % #able + 1]
+    local weight = how == 'least-loaded' and 1 or math.max(1, tonumber(redis.pcall('HGET', agent_prefix .. agent, 'vram_free')) or 1)
+    local worth = weight / (1 + load_of(agent))
+    if not most or worth > most then best, most = agent, worth end
+  end
+  return best
+end
+
+local function assign(id, lane)
+  local before = redis.call('HGET', task_prefix .. id, 'assigned')
+  if before then redis.call('ZREM', assigned_prefix .. before, id) end
+  local agent = chosen_early(id, lane)
+  if not agent then
+    redis.call('HDEL', task_prefix .. id, 'assigned')
+    return false
+  end
+  redis.call('HSET', task_prefix .. id, 'assigned', agent)
+  redis.call('ZADD', assigned_prefix .. agent, redis.call('ZSCORE', queue, id) or 0, id)
+  if redis.call('ZSCORE', idle, agent) then rouse(agent) end
+  return true
+end
+
+local function give(id, lane)  -- a task that waits (again): under every policy, whoever is to take it hears of it
+  if EARLY[how] then return assign(id, lane) end
+  return wake(lane)
 end
