@@ -119,7 +119,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         files=files,
         service=TaskService(queue, hub, catalog, fleet, inputs, settings),
         lister=TaskLister(redis, keys),
-        explainer=Explainer(redis, keys, fleet),
+        explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
     )

@@ -191,6 +191,14 @@ class AgentFit(Struct, frozen=True, kw_only=True):
     holds: Annotated[int, Meta(description="Tasks that it holds now.", examples=[1])]
 
 
+class EstimateView(Struct, frozen=True, kw_only=True):
+    """When a pending task will probably start, in seconds from now."""
+
+    likely: Annotated[float, Meta(description="The best guess.", examples=[41.5])]
+    earliest: Annotated[float, Meta(description="Four of five start between this …", examples=[20.0])]
+    latest: Annotated[float, Meta(description="… and this.", examples=[71.0])]
+
+
 class ExplainView(Struct, frozen=True, kw_only=True):
     """Why a task is where it is."""
 
@@ -212,7 +220,10 @@ class ExplainView(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(description="Tasks ahead of it in its lane; null unless pending.", examples=[3])] | None
     )
     agents: Annotated[list[AgentFit], Meta(description="All that are remembered, by id; empty unless pending.")]
-    estimate: Annotated[None, Meta(description="When it starts; null: nothing measured tells it.")] = None
+    estimate: (
+        Annotated[EstimateView, Meta(description="When it starts; null: it does not wait, or no agent can run it.")]
+        | None
+    ) = None
 
 
 class EventView(Struct, frozen=True, kw_only=True):

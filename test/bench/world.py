@@ -16,6 +16,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
+from comfy_balancer.outlook import Estimate, estimate, read_outlook
 from comfy_shared.claims import Attempt, UnknownLanes
 from comfy_shared.keys import Keys
 from comfy_shared.models import Needs, NewTask, Policy
@@ -46,6 +47,7 @@ class Case:
     closed: int = 0  # tasks that always wait; 0: arrivals are Poisson
     crowd: int = 0  # tasks that come at once, after `crowd_at` s
     crowd_at: float = 600.0
+    until_drained: bool = False  # ends as soon as the crowd is gone
     crowd_owner: str = "o"  # of a single model when this is not "o": one owner floods the queue
     priorities: tuple[int, ...] = (5,)  # drawn from, evenly
     estimates: bool = False  # ask for each task when it will start
@@ -83,7 +85,7 @@ class World:
         self._idle: set[int] = set()
         self._running: dict[int, tuple[Attempt, float, bool]] = {}
         self._events: list[tuple[float, float, int]] = []
-        self._estimates: dict[str, tuple[float, float, float]] = {}
+        self._estimates: dict[str, Estimate] = {}
         self._now = 0.0
         self._count = 0
         self._waiting = 0
@@ -100,11 +102,12 @@ class World:
             await self._claim(agent)
         if self.case.closed:
             await self._submit(self.case.closed + self.case.agents)
+            await self._wake()
         else:
             self._push(self._gap(), ARRIVAL)
         if self.case.crowd:
             self._push(self.case.crowd_at, CROWD)
-        while self._events and self._count < self.case.tasks:
+        while self._count < self.case.tasks and not (self.case.until_drained and self.result.drained):
             self._now, _, what = heapq.heappop(self._events)
             await self._set_clock()
             await self._happen(what)
@@ -150,6 +153,13 @@ class World:
             )
             await self._queue.submit([task], queue_limit=10**7)
             self._waiting += 1
+            if self.case.estimates:
+                await self._estimate(task)
+
+    async def _estimate(self, task: NewTask) -> None:
+        outlook = await read_outlook(self._redis, self._keys, task.id, task.lane, task.owner)
+        if found := estimate(outlook, able=self.case.agents):
+            self._estimates[task.id] = found
 
     async def _finish(self, agent: int) -> None:
         attempt, took, cold = self._running.pop(agent)
@@ -199,6 +209,9 @@ class World:
         result.waits.append(wait)
         for group in (task.owner, f"p{task.priority}"):
             result.waits_of.setdefault(group, []).append(wait)
+        if found := self._estimates.pop(task.id, None):
+            result.errors.append(found.likely - wait)
+            result.covered += found.earliest - 0.5 <= wait <= found.latest + 0.5
         self._waiting -= 1
         after = self._now - self.case.crowd_at
         if self.case.crowd and after > 0 and not result.drained and self._waiting <= self.case.agents:

@@ -1,4 +1,4 @@
--- NEEDS: queue agents servers_prefix stats_prefix usage working
+-- NEEDS: queue agents servers_prefix stats_prefix usage working waiting
 -- Which of the waiting tasks the agent takes. A lane is {lane, place, waiting, heads}; place is its place in the instance's memory or 0, and
 -- heads are the first task of each owner: {id, owner, priority, created, order}.
 -- See "Which task next" in the design: priority first (a task that waits long rises, at most to the highest that waits); then stay on what is
@@ -13,17 +13,22 @@ local function in_order(found)
   return from, best
 end
 
-local function raise(found, ageing_ms)  -- gives every head its level; returns the level that goes first
+local function raise(found, ageing_ms)  -- gives every head its level; returns the levels, the one that goes first at first
   local top = 0
   for _, entry in ipairs(found) do
     for _, head in ipairs(entry.heads) do top = math.max(top, head.priority) end
   end
+  local there, levels = {}, {}
   for _, entry in ipairs(found) do
     for _, head in ipairs(entry.heads) do
       head.level = math.min(top, head.priority + math.floor(math.max(0, now - head.created) / ageing_ms))
+      there[head.level] = true
     end
   end
-  return top
+  for level = top, 0, -1 do
+    if there[level] then levels[#levels + 1] = level end
+  end
+  return levels
 end
 
 local function turn_of(entry, level)  -- the head whose turn it is in this lane, or nil when none is of this level; and since when one waits
@@ -48,33 +53,62 @@ local function longer(a, b)  -- a goes before b: nobody serves it, then the long
   return a.head.order < b.head.order
 end
 
-local function overdue_ms()
+local function patience()  -- owner → ms after which a lane with a task of his is overdue
   local everybody = math.max(1, redis.call('ZCOUNT', agents, now, '+inf'))
   local run_of_all = tonumber(redis.pcall('HGET', stats_prefix .. 'all', 'run')) or 1000
-  -- It grows with the backlog: a fixed bound turns a burst into first in, first out, with a load for each task.
-  return math.max(60000, 3 * redis.call('ZCARD', queue) * run_of_all / everybody)
+  local number = redis.call('HLEN', waiting)
+  local of = {}
+  if number > 1 and number <= 64 then
+    local flat = redis.call('HGETALL', waiting)
+    for i = 1, #flat, 2 do of[flat[i]] = tonumber(flat[i + 1]) or 0 end
+  end
+  -- It grows with the backlog: a fixed bound turns a burst into first in, first out, with a load for each task. Of the others' backlog only as
+  -- much counts as the owner has himself, so that nobody waits longer because another one floods the queue.
+  return function(owner)
+    local backlog = redis.call('ZCARD', queue)
+    if of[owner] then
+      backlog = 0
+      for _, his in pairs(of) do backlog = backlog + math.min(his, of[owner]) end
+    end
+    return math.max(60000, 3 * backlog * run_of_all / everybody)
+  end
 end
 
-local function by_lane(found, capacity, paid, ageing_ms)
-  local top = raise(found, ageing_ms)
-  local overdue_after = overdue_ms()
+local function may_leave(warm, cold)  -- others serve this lane well enough, and nobody that one, whose backlog is worth the load
+  if cold.servers > 0 or warm.servers < 2 then return false end
+  local run, load = costs(warm.lane)
+  local cold_run, cold_load = costs(cold.lane)
+  return cold.waiting * cold_run > cold_load and warm.waiting * run / (warm.servers - 1) < 2 * load
+end
+
+local function of_level(found, level, capacity, paid, overdue_after)
   local warm, cold, overdue
   for _, entry in ipairs(found) do
-    local head, since = turn_of(entry, top)
+    local head, since = turn_of(entry, level)
     if head then
       entry.head, entry.since = head, since
       local worth
       worth, entry.servers = worth_a_load(entry.lane, entry.waiting)
       if entry.place > 0 and entry.place <= capacity then
         local _, load = costs(entry.lane)
-        if entry.place == 1 and paid < load then return entry, head end
+        if entry.place == 1 and paid < load then return entry end
         if longer(entry, warm) then warm = entry end
       else
-        if now - since > overdue_after * (entry.servers == 0 and 1 or 2) and (not overdue or since < overdue.since) then overdue = entry end
+        local limit = overdue_after(head.owner) * (entry.servers == 0 and 1 or 2)
+        if now - since > limit and (not overdue or since < overdue.since) then overdue = entry end
         if worth and longer(entry, cold) then cold = entry end
       end
     end
   end
-  local best = overdue or warm or cold
-  if best then return best, best.head end
+  if warm and cold and may_leave(warm, cold) then warm = nil end
+  return overdue or warm or cold
+end
+
+local function by_lane(found, capacity, paid, ageing_ms)
+  local overdue_after = patience()
+  for _, level in ipairs(raise(found, ageing_ms)) do
+    -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.
+    local best = of_level(found, level, capacity, paid, overdue_after)
+    if best then return best, best.head end
+  end
 end
