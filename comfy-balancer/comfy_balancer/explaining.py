@@ -90,7 +90,7 @@ class Explainer:
             pipeline.smembers(keys.servers_prefix + task.lane)
             ask(pipeline, keys, task.id, task.lane, task.owner)
             for agent_id in ids:
-                pipeline.scard(keys.held(agent_id))
+                pipeline.hlen(keys.held(agent_id))
             # A broken key must not take the explanation of the rest along; replies of a wrong kind count as unknown.
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
         ahead, in_lane, raw_needs, avoid, running, time, offset, servers, *rest = replies

@@ -57,17 +57,17 @@ async def purge(
 
 async def purge_once(queue: Queue, files: FileStore, inputs: Inputs, *, input_retention: float) -> bool:
     """One step; True when there may be more to do. A file that cannot be deleted now is logged with its name."""
-    gone, unused = await queue.purge(input_retention_ms=int(input_retention * 1000), limit=PURGED_AT_ONCE)
-    for task_id in gone:
+    purged = await queue.purge(input_retention_ms=int(input_retention * 1000), limit=PURGED_AT_ONCE)
+    for task_id in purged.tasks:
+        log.info("Task forgotten", action="task.purged", task_id=task_id)
+    for task_id in purged.outputs:
         try:
             await files.delete_folder(output_folder(task_id))
         except Unavailable as error:
             log.error("Outputs stay behind", action="purge.orphan", task_id=task_id, reason=error.message)
-        else:
-            log.info("Task forgotten", action="task.purged", task_id=task_id)
-    for sha256 in unused:
+    for sha256 in purged.inputs:
         try:
             await inputs.delete(sha256)
         except Unavailable as error:
             log.error("Input stays behind", action="purge.orphan", sha256=sha256, reason=error.message)
-    return len(gone) == PURGED_AT_ONCE or len(unused) == PURGED_AT_ONCE
+    return PURGED_AT_ONCE in (len(purged.tasks), len(purged.inputs))

@@ -8,6 +8,7 @@ import structlog
 from redis.asyncio import Redis
 
 from comfy_shared import scripts
+from comfy_shared.batching import Batcher
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Backoff, Loops
@@ -39,7 +40,7 @@ async def publish(redis: Redis, keys: Keys, workflow: Workflow) -> bool:
     """Keeps a workflow under its name; False when the very same was there already. Raises Unavailable."""
     with border():
         reply = await scripts.PUBLISH(
-            redis,
+            Batcher(redis),
             keys,
             {"workflow": keys.workflow(workflow.name)},
             name=workflow.name,

@@ -5,6 +5,7 @@ The pair (task id, attempt number) together with the agent's session is the fenc
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from comfy_shared.models import Needs, Status, Task
 
@@ -82,3 +83,11 @@ class Swept:
 
     statuses: Mapping[str, Status]  # task → its status after its lease had run out
     next_lease: float | None  # seconds until the next lease runs out
+
+
+class Purged(NamedTuple):
+    """What is past its retention."""
+
+    tasks: tuple[str, ...]  # ids: forgotten
+    inputs: tuple[str, ...]  # addresses of files that no task names any more
+    outputs: tuple[str, ...]  # ids of tasks whose files no task names any more

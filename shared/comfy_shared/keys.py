@@ -15,7 +15,10 @@ passed in KEYS.
 | turn:LANE:OWNER | zset: task → order, of one owner | while tasks wait | the same |
 | owners:LANE | hash: owner → tasks that wait in the lane | while tasks wait | the same |
 | waiting, working | hash: owner → tasks that wait, that run | while there are any | the same |
-| usage | hash: owner → GPU ms lately and when that was | 30 days after use | settle, cancel |
+| usage | hash: owner → GPU ms lately and when that was | permanent | settle, cancel |
+| reuse:FINGERPRINT | string: the task that renders, or rendered, this prompt | retention | submit, settle, cancel |
+| followers:ID | set: tasks that wait for this one's result | while it waits or runs | the same |
+| output-uses | hash: task → others that name its files | while any does | the same, purge |
 | assigned:AGENT | zset: task → order, bound early to the agent | while tasks wait | submit, settle, sweep |
 | rotation | string: counter of such bindings | permanent | the same |
 | vram | zset: agent → bytes of VRAM | as agent:ID | register |
@@ -30,7 +33,7 @@ passed in KEYS.
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
 | agent:ID | hash: record, session | `agent_retention` after the last heartbeat | register, heartbeat |
 | verdicts:ID | hash: lane → 1 can, 0 cannot | as agent:ID | claim, register |
-| held:ID | set: tasks that the agent holds | while it holds any | claim, settle, cancel, sweep |
+| held:ID | hash: task that the agent holds → prompt id | while it holds any | claim, settle, cancel, sweep |
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
@@ -52,7 +55,7 @@ PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses",
     },
 )  # fmt: skip
 
@@ -73,6 +76,9 @@ class Keys:
         self.waiting = base + "waiting"
         self.working = base + "working"
         self.usage = base + "usage"
+        self.reuse_prefix = base + "reuse:"
+        self.followers_prefix = base + "followers:"
+        self.output_uses = base + "output-uses"
         self.assigned_prefix = base + "assigned:"
         self.rotation = base + "rotation"
         self.vram = base + "vram"

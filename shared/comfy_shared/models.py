@@ -136,6 +136,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[InputFile, ...] = ()
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
+    reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +165,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     error: TaskError | None = None
     events: int = 0  # sequence number of its last event
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
+    joined: str = ""  # the task whose result it waits for; empty: it renders itself
+    reused: str = ""  # the task whose result it has; empty: its own
     packed_prompt: bytes = b""
 
     @property
@@ -200,7 +203,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             raise Damaged(f"the task record is damaged: {type(error).__name__}") from error
 
 
-_TEXT_FIELDS = frozenset({"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id"})
+_TEXT_FIELDS = frozenset(
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused"}
+)
 _INTEGER_FIELDS = frozenset(
     {"priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events"},
 )

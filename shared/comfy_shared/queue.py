@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.batching import Batcher
 from comfy_shared.claims import (
     Attempt,
     BrokenAttempt,
@@ -21,6 +22,7 @@ from comfy_shared.claims import (
     Draining,
     Idempotency,
     Nothing,
+    Purged,
     Submitted,
     Swept,
     UnknownLanes,
@@ -73,6 +75,7 @@ class Queue:
 
     def __init__(self, redis: Redis, keys: Keys, settings: SharedSettings) -> None:
         self.redis = redis
+        self._batcher = Batcher(redis)
         self.keys = keys
         self.lease_ms = settings.lease_ms
         self.retention_ms = int(settings.task_retention * 1000)
@@ -100,7 +103,7 @@ class Queue:
         key = self.keys.idempotency(idempotency.owner, idempotency.key) if idempotency else self.keys.clock
         with border():
             reply = await scripts.SUBMIT(
-                self.redis,
+                self._batcher,
                 self.keys,
                 {"idempotency": key},
                 rest=[pack(task.prompt) for task in tasks],
@@ -108,6 +111,7 @@ class Queue:
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
                 ageing_ms=self.ageing_ms,
+                retention_ms=self.retention_ms,
                 fingerprint=idempotency.fingerprint if idempotency else "",
                 idempotency_ms=idempotency_ms,
             )
@@ -145,7 +149,7 @@ class Queue:
         """
         with border():
             reply = await scripts.CLAIM(
-                self.redis,
+                self._batcher,
                 self.keys,
                 agent=agent,
                 session=session,
@@ -169,7 +173,7 @@ class Queue:
         """Prolongs the leases of `attempts` (task id → attempt); returns the ids that are lost."""
         with border():
             lost = await scripts.RENEW(
-                self.redis,
+                self._batcher,
                 self.keys,
                 session=session,
                 lease_ms=self.lease_ms,
@@ -192,7 +196,7 @@ class Queue:
         """
         with border():
             reply = await scripts.REPORT(
-                self.redis,
+                self._batcher,
                 self.keys,
                 id=attempt.id,
                 attempt=attempt.number,
@@ -254,7 +258,7 @@ class Queue:
     ) -> Status:
         with border():
             reply = await scripts.SETTLE(
-                self.redis,
+                self._batcher,
                 self.keys,
                 id=attempt.id,
                 attempt=attempt.number,
@@ -277,14 +281,14 @@ class Queue:
     async def held(self, agent: str) -> tuple[str, ...]:
         """Ids of the tasks that the agent holds by the record, also those of an earlier process of it."""
         with border():
-            held = cast("set[bytes]", await self.redis.smembers(self.keys.held(agent)))
+            held = cast("list[bytes]", await self.redis.hkeys(self.keys.held(agent)))
         return tuple(sorted(item.decode() for item in held))
 
     async def adopt(self, agent: str, session: str, task_id: str) -> Attempt | BrokenAttempt | None:
         """Takes over an attempt that an earlier process of this agent held; None when it ended or runs elsewhere."""
         with border():
             reply = await scripts.ADOPT(
-                self.redis,
+                self._batcher,
                 self.keys,
                 id=task_id,
                 agent=agent,
@@ -303,7 +307,7 @@ class Queue:
             Damaged: its record is broken.
         """
         with border():
-            reply = await scripts.CANCEL(self.redis, self.keys, id=task_id, retention_ms=self.retention_ms)
+            reply = await scripts.CANCEL(self._batcher, self.keys, id=task_id, retention_ms=self.retention_ms)
         word, *rest = cast("list[bytes]", reply)
         if word == b"unknown":
             raise NotFound(f"there is no task {task_id}")
@@ -320,7 +324,7 @@ class Queue:
         """
         with border():
             reply = await scripts.RETRY(
-                self.redis,
+                self._batcher,
                 self.keys,
                 id=task.id,
                 needs=encode(needs),
@@ -353,7 +357,7 @@ class Queue:
         """Puts back the tasks whose lease ran out."""
         with border():
             reply = await scripts.SWEEP(
-                self.redis,
+                self._batcher,
                 self.keys,
                 lease_ms=self.lease_ms,
                 avoid_ms=self.avoid_ms,
@@ -367,21 +371,18 @@ class Queue:
             next_lease=None if next_lease < 0 else next_lease / 1000,
         )
 
-    async def purge(self, *, input_retention_ms: int, limit: int = 200) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Forgets tasks past their retention: their ids, and the addresses of inputs that no task names any more.
-
-        The caller deletes the files.
-        """
+    async def purge(self, *, input_retention_ms: int, limit: int = 200) -> Purged:
+        """Forgets tasks past their retention. The caller deletes the files."""
         with border():
             reply = await scripts.PURGE(
-                self.redis,
+                self._batcher,
                 self.keys,
                 retention_ms=self.retention_ms,
                 input_retention_ms=input_retention_ms,
                 limit=limit,
             )
-        gone, unused = cast("list[list[bytes]]", reply)
-        return tuple(item.decode() for item in gone), tuple(item.decode() for item in unused)
+        tasks, inputs, outputs = (tuple(item.decode() for item in part) for part in cast("list[list[bytes]]", reply))
+        return Purged(tasks=tasks, inputs=inputs, outputs=outputs)
 
     async def get(self, task_id: str) -> Task:
         """The task's record with its position, in one round trip.
@@ -428,6 +429,7 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "workflow": task.workflow,
         "labels": [f"{name}={value}" for name, value in task.labels.items()],
         "inputs": [file.sha256 for file in task.inputs],
+        "reuse": task.reuse,
         "fields": [item for pair in fields.items() for item in pair],
         "told": text({"priority": task.priority, "workflow": task.workflow or None}),
     }

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.batching import Batcher
 from comfy_shared.errors import Damaged, NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.models import decode
@@ -75,6 +76,7 @@ class Registry:
 
     def __init__(self, redis: Redis, keys: Keys, *, heartbeat_ttl: float, retention: float) -> None:
         self.redis = redis
+        self._batcher = Batcher(redis)
         self.keys = keys
         self._ttl_ms = int(heartbeat_ttl * 1000)
         self._retention_ms = int(retention * 1000)
@@ -122,7 +124,7 @@ class Registry:
         digest = offer.digest if offer else ""
         with border():
             reply = await scripts.REGISTER(
-                self.redis,
+                self._batcher,
                 self.keys,
                 {"offer": self.keys.offer(digest)},
                 agent=record.id,
@@ -142,12 +144,12 @@ class Registry:
     async def deregister(self, agent_id: str, session: str) -> None:
         """Says that the agent goes away on purpose."""
         with border():
-            await scripts.DEREGISTER(self.redis, self.keys, agent=agent_id, session=session)
+            await scripts.DEREGISTER(self._batcher, self.keys, agent=agent_id, session=session)
 
     async def drain(self, agent_id: str, *, on: bool) -> None:
         """Tells an agent to claim no more, or (`on=False`) to claim again. Raises NotFound."""
         with border():
-            reply = await scripts.DRAIN(self.redis, self.keys, agent=agent_id, on=int(on))
+            reply = await scripts.DRAIN(self._batcher, self.keys, agent=agent_id, on=int(on))
         if reply == b"unknown":
             raise NotFound(f"there is no agent {agent_id}")
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from comfy_shared.batching import Batcher
 from comfy_shared.keys import Keys
 
 Argument = str | bytes | int | float
@@ -56,7 +56,7 @@ class Script:
 
     async def __call__(
         self,
-        redis: Redis,
+        redis: Batcher,
         keys: Keys,
         extra_keys: dict[str, str] | None = None,
         rest: Sequence[bytes] = (),
@@ -69,9 +69,9 @@ class Script:
         if self._sha is None:
             self._sha = await redis.script_load(self.text)
         try:
-            return await redis.evalsha(self._sha, len(names), *names, *values)
+            return await redis.call("EVALSHA", self._sha, len(names), *names, *values)
         except NoScriptError:  # Redis came back empty
-            return await redis.eval(self.text, len(names), *names, *values)
+            return await redis.call("EVAL", self.text, len(names), *names, *values)
 
 
 def _read(file: str) -> str:
@@ -91,7 +91,7 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "fingerprint", "idempotency_ms"),
+    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
 CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))

@@ -31,14 +31,15 @@ AT_REST = 10.0  # seconds after that in which nothing may be held any more
 KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
-        "memory", "servers", "stats", "turn", "owners", "assigned",
+        "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
+        "followers",
     },
 )  # fmt: skip
 SINGLE = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept", "policy", "rotation", "vram", "waiting", "working",
-        "usage",
+        "usage", "output-uses",
     },
 )  # fmt: skip
 
@@ -213,7 +214,7 @@ class Oracle:
         places += [self.keys.index("status", status) for status in ("pending", "running")]
         found = [key for key in places if self.redis.exists(key)]
         prefixes = (self.keys.held_prefix, self.keys.lane_prefix, self.keys.turn_prefix, self.keys.owners_prefix)
-        for pattern in (*prefixes, self.keys.assigned_prefix):
+        for pattern in (*prefixes, self.keys.assigned_prefix, self.keys.followers_prefix):
             found += [key.decode() for key in self.redis.scan_iter(f"{pattern}*", count=1000)]
         return [key.removeprefix(base) for key in found]
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from comfy_balancer.app import create_app
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared import scripts
+from comfy_shared.batching import Batcher
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
@@ -164,7 +165,7 @@ async def publish(redis: Redis, keys: Keys, *names: str) -> None:
     for name in names:
         workflow = load_workflow(WORKFLOWS, name)
         own = {"workflow": keys.workflow(name)}
-        await scripts.PUBLISH(redis, keys, own, name=name, digest=workflow.digest, content=to_json(workflow))
+        await scripts.PUBLISH(Batcher(redis), keys, own, name=name, digest=workflow.digest, content=to_json(workflow))
 
 
 @asynccontextmanager

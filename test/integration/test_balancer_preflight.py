@@ -484,9 +484,7 @@ class TestExplain:
         keys = balancer.keys
         lane = (await balancer.queue.get(task["id"])).lane
         for broken in (keys.needs_prefix + lane, keys.servers_prefix + lane, keys.held("gpu-1")):
-            await balancer.redis.delete(broken)
-            await balancer.redis.hset(broken, "x", "y")
-            await balancer.redis.expire(broken, 60)
+            await balancer.redis.set(broken, "x", ex=60)
         (agent,) = (await self.explain(balancer, task))["agents"]
         assert (agent["eligible"], agent["in_memory"], agent["holds"]) == (True, False, 0)
 

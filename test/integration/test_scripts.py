@@ -5,6 +5,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.batching import Batcher
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.scripts import Script
@@ -62,4 +63,4 @@ async def test_an_error_in_a_script_stays_an_error(redis: Redis, keys: Keys, mon
     script = Script("broken", args=())
     await redis.hset(keys.clock, "x", "1")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await script(redis, keys)
+        await script(Batcher(redis), keys)

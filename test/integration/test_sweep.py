@@ -132,9 +132,9 @@ class TestPurge:
         for index in indexes:
             assert await redis.zscore(keys.index(index), task_id) is not None, index
         await advance(redis, keys, 6 * DAY)
-        assert await queue.purge(input_retention_ms=DAY * 1000) == ((), ())
+        assert await queue.purge(input_retention_ms=DAY * 1000) == ((), (), ())
         await advance(redis, keys, 1 * DAY + 1)
-        assert await queue.purge(input_retention_ms=DAY * 1000) == ((task_id,), ())
+        assert await queue.purge(input_retention_ms=DAY * 1000) == ((task_id,), (), (task_id,))
         with pytest.raises(NotFound):
             await queue.get(task_id)
         for index in indexes:
@@ -147,7 +147,7 @@ class TestPurge:
         await queue.submit([new_task(), new_task()], queue_limit=10)
         running = await (await hand()).take()
         await advance(redis, keys, 30 * DAY)
-        assert await queue.purge(input_retention_ms=1000) == ((), ())
+        assert await queue.purge(input_retention_ms=1000) == ((), (), ())
         assert (await queue.get(running.id)).status is Status.RUNNING
 
     async def test_a_task_that_was_retried_by_hand_is_not_purged(
@@ -158,7 +158,7 @@ class TestPurge:
         await queue.fail(attempt, problem())
         await queue.retry(attempt.task, NEEDS_A, attempts=1, queue_limit=10)
         await advance(redis, keys, 30 * DAY)
-        assert await queue.purge(input_retention_ms=1000) == ((), ())
+        assert await queue.purge(input_retention_ms=1000) == ((), (), ())
 
     async def test_a_portion_is_at_most_the_limit(self, queue: Queue, redis: Redis, keys: Keys) -> None:
         tasks = [new_task() for _ in range(5)]
@@ -180,11 +180,11 @@ class TestPurge:
         waiting = new_task(inputs=(file,))
         await queue.submit([waiting], queue_limit=10)
         await advance(redis, keys, 8 * DAY)
-        assert await queue.purge(input_retention_ms=DAY * 1000) == ((first,), (unused,))
+        assert await queue.purge(input_retention_ms=DAY * 1000) == ((first,), (unused,), (first,))
         assert await redis.hget(keys.input_uses, shared) == b"1"
         await queue.cancel(waiting.id)
         await advance(redis, keys, 8 * DAY)
-        assert await queue.purge(input_retention_ms=DAY * 1000) == ((waiting.id,), ())
+        assert await queue.purge(input_retention_ms=DAY * 1000) == ((waiting.id,), (), (waiting.id,))
         assert await redis.exists(keys.input_uses) == 0
         await advance(redis, keys, 2 * DAY)
-        assert await queue.purge(input_retention_ms=DAY * 1000) == ((), (shared,))
+        assert await queue.purge(input_retention_ms=DAY * 1000) == ((), (shared,), ())

@@ -22,11 +22,13 @@ def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
         return _lives(redis, keys, rest)
     if kind in ("lane", "needs", "owners", "turn"):
         return redis.zscore(keys.lanes, rest.partition(":")[0]) is not None
+    if kind == "followers":
+        return _lives(redis, keys, rest)
     if kind == "assigned":
         waiting = cast("list[bytes]", redis.zrange(key, 0, -1))
         return all(redis.zscore(keys.queue, member) is not None for member in waiting)
     if kind == "held":
-        return all(redis.zscore(keys.leases, member) is not None for member in cast("set[bytes]", redis.smembers(key)))
+        return all(redis.zscore(keys.leases, member) is not None for member in cast("list[bytes]", redis.hkeys(key)))
     if kind == "index":
         members = cast("list[bytes]", redis.zrange(key, 0, -1))
         return all(redis.exists(keys.task(member.decode(errors="replace"))) for member in members)
@@ -35,7 +37,14 @@ def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
 
 def _lives(redis: Redis, keys: Keys, task_id: str) -> bool:
     waits = redis.zscore(keys.queue, task_id) is not None
-    return waits or redis.zscore(keys.leases, task_id) is not None
+    if waits or redis.zscore(keys.leases, task_id) is not None:
+        return True
+    joined = (
+        cast("bytes | None", redis.hget(keys.task(task_id), "joined"))
+        if redis.type(keys.task(task_id)) == b"hash"
+        else None
+    )
+    return joined is not None and bool(redis.sismember(keys.followers_prefix + joined.decode(), task_id))
 
 
 def delete_namespace(redis: Redis, keys: Keys) -> None:

@@ -1,21 +1,21 @@
 -- cancel: a pending or running task is canceled for good in this step; an agent that runs it is told and can no longer report.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agent_prefix held_prefix waiting working usage assigned_prefix
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses
 -- ARGV: id retention_ms
--- USES: time story usage place move sound
+-- USES: time record usage place memory apart wake move
 -- Replies: {canceled} | {already, status} | {unknown} | {damaged}
-local key = task_prefix .. id
-if redis.call('EXISTS', key) == 0 then return {'unknown'} end
-if not sound(id) then return {'damaged'} end
-local fields = redis.call('HMGET', key, 'status', 'agent', 'attempt', 'created_at', 'lane', 'owner', 'started_at')
-local status = fields[1]
-if status == 'pending' then
-  dequeue(id, fields[5], fields[6])
-elseif status == 'running' then
-  end_lease(id, fields[2], fields[6])
-  charge(fields[6], now - (tonumber(fields[7]) or now))
-  redis.call('PUBLISH', agent_prefix .. fields[2], 'cancel ' .. id .. ' ' .. fields[3])
+if redis.call('EXISTS', task_prefix .. id) == 0 then return {'unknown'} end
+local task = open(id)
+if not task then return {'damaged'} end
+if task.status == 'pending' and task.joined then
+  redis.pcall('SREM', followers_prefix .. task.joined, id)
+elseif task.status == 'pending' then
+  dequeue(task)
+elseif task.status == 'running' then
+  end_lease(task)
+  charge(task.owner, now - (task.started_at or now))
+  redis.call('PUBLISH', agent_prefix .. task.agent, 'cancel ' .. id .. ' ' .. task.attempt)
 else
-  return {'already', status}
+  return {'already', task.status}
 end
-finish(id, status, 'canceled', fields[4], 'canceled', fields[3], '{}', retention_ms)
+finish(task, 'canceled', '{}', retention_ms)
 return {'canceled'}

@@ -1,15 +1,16 @@
 -- claim: give the agent the next task that it can run; the prompt id of the attempt is recorded before anything is sent anywhere.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining damaged memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses damaged
 -- ARGV: agent session prompt_id lease_ms verdicts running_limit ageing_ms
--- USES: time story usage place memory apart wake move sound quarantine heads choose
+-- USES: time record usage place memory apart wake move quarantine heads choose
 -- Input: `verdicts` is msgpack: lane → '1' the agent can serve it, '0' it cannot (what it found out about lanes from the reply before); `running_limit` of tasks of one owner, 0 for none.
 -- Replies: {claimed, field, value…} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
 local record = agent_prefix .. agent
 if redis.pcall('HGET', record, 'session') ~= session then return {'unregistered'} end
 local verdict_key, held_key = verdicts_prefix .. agent, held_prefix .. agent
 -- Broken bytes under the agent's own keys must not keep it from working.
-if redis.call('TYPE', verdict_key)['ok'] ~= 'hash' then redis.call('DEL', verdict_key) end
-if redis.call('TYPE', held_key)['ok'] ~= 'set' then redis.call('DEL', held_key) end
+local holds = redis.pcall('HGETALL', held_key)
+if holds.err then redis.call('DEL', held_key) end
+if type(redis.pcall('HGET', verdict_key, '')) == 'table' then redis.call('DEL', verdict_key) end
 for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
   redis.call('HSET', verdict_key, lane, verdict)
   redis.call('EXPIRE', verdict_key, 86400)
@@ -19,10 +20,10 @@ redis.call('ZREM', idle, agent)
 if redis.call('SISMEMBER', draining, agent) == 1 then return {'draining'} end
 
 -- The same call again after a lost reply: it has its task already.
-for _, id in ipairs(redis.call('SMEMBERS', held_key)) do
-  local held = redis.pcall('HMGET', task_prefix .. id, 'status', 'agent', 'session', 'prompt_id')
-  if held[1] == 'running' and held[2] == agent and held[3] == session and held[4] == prompt_id and sound(id) then
-    return {'claimed', unpack(redis.call('HGETALL', task_prefix .. id))}
+for i = 2, #holds, 2 do
+  local task = holds[i] == prompt_id and open(holds[i - 1])
+  if task and task.status == 'running' and task.agent == agent and task.session == session and task.prompt_id == prompt_id then
+    return {'claimed', whole_record(task)}
   end
 end
 
@@ -54,14 +55,13 @@ end
 
 local function given_early()  -- what was bound to this agent when it came; what it cannot serve after all goes to another
   for _, id in ipairs(redis.pcall('ZRANGE', assigned_prefix .. agent, 0, 63)) do
-    local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'lane', 'owner', 'order')
-    local lane, owner = fields[2], fields[3]
-    if fields[1] ~= 'pending' or not lane or not owner or not sound(id) then
+    local task = open(id)
+    if not task or task.status ~= 'pending' then
       redis.call('ZREM', assigned_prefix .. agent, id)
-    elseif can_serve(lane) then
-      if may_run_more(owner, most) then return {lane = lane, place = place_in(held, lane)}, {id = id, owner = owner} end
+    elseif can_serve(task.lane) then
+      if may_run_more(task.owner, most) then return {lane = task.lane, place = place_in(held, task.lane)}, {id = id, owner = task.owner} end
     elseif #unknown == 1 then
-      assign(id, lane)
+      assign(task)
     else
       return nil
     end
@@ -83,9 +83,11 @@ local function next_task()
 end
 
 local entry, head = next_task()
-while entry and not sound(head.id) do  -- a broken record must not block the lane for ever
+local task = entry and open(head.id)
+while entry and not task do  -- a broken record must not block the lane for ever
   set_aside(head.id, entry.lane, head.owner)
   entry, head = next_task()
+  task = entry and open(head.id)
 end
 if #unknown > 1 then return unknown end
 if not entry then
@@ -93,17 +95,19 @@ if not entry then
   return {'empty'}
 end
 
-local chosen = head.id
-local key = task_prefix .. chosen
-local fields = redis.call('HMGET', key, 'lane', 'created_at', 'owner')
-dequeue(chosen, fields[1], fields[3])
-local attempt = redis.call('HINCRBY', key, 'attempt', 1)
-redis.call('HSET', key, 'agent', agent, 'session', session, 'prompt_id', prompt_id, 'started_at', now, 'memory_place', entry.place)
-redis.call('HDEL', key, 'progress')
+dequeue(task)
+put(task, 'attempt', task.attempt + 1)
+put(task, 'agent', agent)
+put(task, 'session', session)
+put(task, 'prompt_id', prompt_id)
+put(task, 'started_at', now)
+put(task, 'memory_place', entry.place)
+drop(task, 'progress')
 remember(agent, entry.lane, held, capacity, entry.place == 0 or entry.place > capacity)
-change_status(chosen, 'pending', 'running', fields[2])
-redis.call('ZADD', leases, now + tonumber(lease_ms), chosen)
-count(working, fields[3], 1)
-redis.call('SADD', held_key, chosen)
-tell(chosen, 'claimed', attempt, cjson.encode({agent = agent}))
-return {'claimed', unpack(redis.call('HGETALL', key))}
+change_status(task, 'running')
+redis.call('ZADD', leases, now + tonumber(lease_ms), task.id)
+count(working, task.owner, 1)
+redis.call('HSET', held_key, task.id, prompt_id)
+tell(task, 'claimed', cjson.encode({agent = agent}))
+save(task)
+return {'claimed', whole_record(task)}

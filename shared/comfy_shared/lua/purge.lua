@@ -1,15 +1,16 @@
 -- purge: forget tasks that finished before the retention, and find input files that no task names any more.
--- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses
+-- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses output_uses
 -- ARGV: retention_ms input_retention_ms limit
 -- USES: time
--- Replies: {{task id…}, {input address…}}: their files are the caller's to delete
+-- Replies: {{task id…}, {input address…}, {task id…}}: the tasks that are gone; inputs and tasks whose files are the caller's to delete
 local gone = redis.call('ZRANGEBYSCORE', finished, '-inf', now - tonumber(retention_ms), 'LIMIT', 0, limit)
 local function decoded(text)
   local ok, value = pcall(cjson.decode, text or '')
   return ok and type(value) == 'table' and value or {}
 end
+local unkept = {}  -- tasks whose files nobody names any more
 for _, id in ipairs(gone) do
-  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs')
+  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs', 'reused')
   redis.call('ZREM', index_prefix .. 'all', id)
   if fields[1] then redis.call('ZREM', index_prefix .. 'status:' .. fields[1], id) end
   if fields[2] then redis.call('ZREM', index_prefix .. 'owner:' .. fields[2], id) end
@@ -24,6 +25,12 @@ for _, id in ipairs(gone) do
     end
   end
   redis.call('DEL', task_prefix .. id, story_prefix .. id)
+  local root = type(fields[6]) == 'string' and fields[6]
+  if root and redis.call('HINCRBY', output_uses, root, -1) <= 0 then
+    redis.call('HDEL', output_uses, root)
+    if redis.call('EXISTS', task_prefix .. root) == 0 then unkept[#unkept + 1] = root end
+  end
+  if redis.call('HEXISTS', output_uses, id) == 0 then unkept[#unkept + 1] = id end
   redis.call('ZREM', finished, id)
 end
 local unused = {}
@@ -35,4 +42,4 @@ for _, address in ipairs(redis.call('ZRANGEBYSCORE', inputs, '-inf', now - tonum
     unused[#unused + 1] = address
   end
 end
-return {gone, unused}
+return {gone, unused, unkept}

@@ -23,6 +23,8 @@ local known_until = redis.call('ZSCORE', agents, agent)
 redis.call('ZADD', agents, now + tonumber(ttl_ms), agent)
 if before[2] ~= digest then redis.call('DEL', verdicts_prefix .. agent) end
 if takeover == '1' then redis.call('ZREM', idle, agent) end
+redis.call('EXPIRE', memory_prefix .. agent, 86400)
+for _, lane in ipairs((residents(agent))) do redis.call('EXPIRE', servers_prefix .. lane, 86400) end
 if before[2] ~= digest then forget(agent) end  -- the instance went away or came back
 if before[2] ~= digest or before[3] ~= record or not known_until or tonumber(known_until) < now then
   redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', '', 'type', 'agents', 'at', now, 'agent', agent)

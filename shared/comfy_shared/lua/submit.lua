@@ -1,9 +1,9 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock sequence queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix agents agent_prefix verdicts_prefix held_prefix idle draining inputs input_uses memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation idempotency
--- ARGV: tasks queue_limit owner_limit ageing_ms fingerprint idempotency_ms
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses idempotency
+-- ARGV: tasks queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
 -- REST: prompt_of
--- USES: time story usage place memory apart wake
--- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, fields, told}, each prompt follows as bytes of its own; an empty `fingerprint` means no idempotency key.
+-- USES: time record usage place memory apart wake move
+-- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, fields, told}, each prompt follows as bytes of its own; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
 
@@ -38,30 +38,67 @@ local function next_order(priority)  -- a level of priority is worth so much wai
   return string.format('%.0f', base + (9 - priority) * tonumber(ageing_ms) * 1024)
 end
 
-local reply = {'accepted', now}
-local seen = {fingerprint}
-for i, task in ipairs(list) do
-  local order = next_order(task.priority)
-  local key = task_prefix .. task.id
-  redis.call('HSET', key, 'status', 'pending', 'attempt', '0', 'created_at', now, 'order', order, 'prompt', prompt_of(i), unpack(task.fields))
-  redis.call('ZADD', index_prefix .. 'all', now, task.id)
-  redis.call('ZADD', index_prefix .. 'status:pending', now, task.id)
-  redis.call('ZADD', index_prefix .. 'owner:' .. task.owner, now, task.id)
-  if task.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. task.workflow, now, task.id) end
-  for _, label in ipairs(task.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now, task.id) end
-  for _, address in ipairs(task.inputs) do
+local function index(new)
+  redis.call('ZADD', index_prefix .. 'all', now, new.id)
+  redis.call('ZADD', index_prefix .. 'status:pending', now, new.id)
+  redis.call('ZADD', index_prefix .. 'owner:' .. new.owner, now, new.id)
+  if new.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. new.workflow, now, new.id) end
+  for _, label in ipairs(new.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now, new.id) end
+  for _, address in ipairs(new.inputs) do
     redis.call('HINCRBY', input_uses, address, 1)
     redis.call('ZADD', inputs, now, address)
   end
-  redis.call('SET', needs_prefix .. task.lane, task.needs)
-  tell(task.id, 'queued', 0, task.told)
-  enqueue(task.id, task.lane, task.owner, order)
-  reply[i + 2] = redis.call('ZRANK', queue, task.id)
-  seen[i + 1] = task.id
 end
+
+local function join(task)  -- whether another task renders the same, or has
+  local leader = redis.pcall('GET', reuse_prefix .. task.reuse)
+  leader = type(leader) == 'string' and open(leader)
+  if leader and leader.status == 'completed' then
+    local outputs = redis.call('HGET', task_prefix .. leader.id, 'outputs')
+    local read, list = pcall(cjson.decode, outputs or '')
+    if not read or type(list) ~= 'table' then return false end
+    local told = {}
+    for i, output in ipairs(list) do told[i] = cjson.encode({output = output}) end
+    take_result(task, leader, outputs, told, retention_ms)
+  elseif leader and (leader.status == 'pending' or leader.status == 'running') and not leader.joined then
+    put(task, 'joined', leader.id)
+    save(task)
+    redis.call('SADD', followers_prefix .. leader.id, task.id)
+  else
+    redis.call('SET', reuse_prefix .. task.reuse, task.id, 'PX', retention_ms)
+    return false
+  end
+  return true
+end
+
+local reply = {'accepted', now}
+local seen = {fingerprint}
 local asleep = {}  -- lanes for which nobody idle is left
-for _, task in ipairs(list) do
-  asleep[task.lane] = asleep[task.lane] or not give(task.id, task.lane)
+local waits = {}
+for i, new in ipairs(list) do
+  local task = {
+    id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, status = 'pending', attempt = 0, created_at = now, events = 0,
+    order = next_order(new.priority), changes = new.fields, gone = {},
+  }
+  for _, name in ipairs({'status', 'attempt', 'created_at', 'order'}) do put(task, name, task[name]) end
+  put(task, 'prompt', prompt_of(i))
+  index(new)
+  tell(task, 'queued', new.told)
+  seen[i + 1] = new.id
+  if new.reuse ~= '' then put(task, 'reuse', new.reuse) end
+  if new.reuse ~= '' and join(task) then
+    reply[i + 2] = -1
+    redis.call('SET', needs_prefix .. new.lane, new.needs, 'NX', 'EX', 2592000)
+  else
+    redis.call('SET', needs_prefix .. new.lane, new.needs)
+    enqueue(task)
+    save(task)
+    reply[i + 2] = redis.call('ZRANK', queue, new.id)
+    waits[#waits + 1] = task
+  end
+end
+for _, task in ipairs(waits) do
+  asleep[task.lane] = asleep[task.lane] or not give(task)
 end
 if fingerprint ~= '' then redis.call('SET', idempotency, cmsgpack.pack(seen), 'PX', idempotency_ms) end
 return reply

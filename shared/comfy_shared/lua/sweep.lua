@@ -1,7 +1,7 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining swept damaged memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses swept damaged
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
--- USES: time story usage place memory apart wake move again sound quarantine
+-- USES: time record usage place memory apart wake move again quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
 local last = tonumber(redis.call('GET', swept) or now) or now
@@ -15,18 +15,18 @@ if now - last > tonumber(lease_ms) / 2 then
   expired = {}
 end
 for _, id in ipairs(expired) do
-  local fields = sound(id) and redis.call('HMGET', task_prefix .. id, 'status', 'agent', 'attempt', 'owner')
-  if not fields or (fields[1] == 'running' and not fields[2]) then
+  local task = open(id)
+  if not task or (task.status == 'running' and not task.agent) then
     local known = redis.pcall('HMGET', task_prefix .. id, 'agent', 'owner')
-    end_lease(id, known[1] or '', known[2])
+    end_lease({id = id, agent = known[1] or '', owner = known[2] or ''})
     quarantine(id)
-  elseif fields[1] ~= 'running' then
+  elseif task.status ~= 'running' then
     redis.call('ZREM', leases, id)
   else
-    local problem = cjson.encode({code = 'agent_lost', message = 'The agent stopped renewing its lease.', details = {agent = fields[2]}})
+    local problem = cjson.encode({code = 'agent_lost', message = 'The agent stopped renewing its lease.', details = {agent = task.agent}})
+    end_lease(task)
     reply[#reply + 1] = id
-    end_lease(id, fields[2], fields[4])
-    reply[#reply + 1] = try_again(id, fields[2], tonumber(fields[3]), 'agent_lost', problem, avoid_ms, retention_ms)
+    reply[#reply + 1] = try_again(task, 'agent_lost', problem, avoid_ms, retention_ms)
   end
 end
 
@@ -42,8 +42,10 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, '-inf', now - tonumbe
 end
 if EARLY[how] then  -- what is bound to nobody, or to one that is gone or drains, is bound anew
   for _, id in ipairs(redis.call('ZRANGE', queue, 0, 499)) do
-    local to = redis.pcall('HMGET', task_prefix .. id, 'assigned', 'lane')
-    if to[2] and not (to[1] and alive(to[1]) and redis.call('SISMEMBER', draining, to[1]) == 0) then assign(id, to[2]) end
+    local to = redis.pcall('HGET', task_prefix .. id, 'assigned')
+    local bound = type(to) == 'string' and alive(to) and redis.call('SISMEMBER', draining, to) == 0
+    local task = not bound and open(id)
+    if task then assign(task) end
   end
 elseif redis.call('ZCARD', idle) > 0 then
   for _, lane in ipairs(redis.call('ZRANGE', lanes, 0, 15)) do

@@ -53,25 +53,19 @@ local function longer(a, b)  -- a goes before b: nobody serves it, then the long
   return a.head.order < b.head.order
 end
 
-local function patience()  -- owner → ms after which a lane with a task of his is overdue
+local function patience_of(owner)  -- ms after which a lane with a task of his is overdue
   local everybody = math.max(1, redis.call('ZCOUNT', agents, now, '+inf'))
   local run_of_all = tonumber(redis.pcall('HGET', stats_prefix .. 'all', 'run')) or 1000
+  local backlog = redis.call('ZCARD', queue)
   local number = redis.call('HLEN', waiting)
-  local of = {}
-  if number > 1 and number <= 64 then
-    local flat = redis.call('HGETALL', waiting)
-    for i = 1, #flat, 2 do of[flat[i]] = tonumber(flat[i + 1]) or 0 end
-  end
   -- It grows with the backlog: a fixed bound turns a burst into first in, first out, with a load for each task. Of the others' backlog only as
   -- much counts as the owner has himself, so that nobody waits longer because another one floods the queue.
-  return function(owner)
-    local backlog = redis.call('ZCARD', queue)
-    if of[owner] then
-      backlog = 0
-      for _, his in pairs(of) do backlog = backlog + math.min(his, of[owner]) end
-    end
-    return math.max(60000, 3 * backlog * run_of_all / everybody)
+  if number > 1 and number <= 64 then
+    local own = tonumber(redis.call('HGET', waiting, owner)) or 0
+    backlog = 0
+    for _, his in ipairs(redis.call('HVALS', waiting)) do backlog = backlog + math.min(tonumber(his) or 0, own) end
   end
+  return math.max(60000, 3 * backlog * run_of_all / everybody)
 end
 
 local function may_leave(warm, cold)  -- others serve this lane well enough, and nobody that one, whose backlog is worth the load
@@ -81,21 +75,23 @@ local function may_leave(warm, cold)  -- others serve this lane well enough, and
   return cold.waiting * cold_run > cold_load and warm.waiting * run / (warm.servers - 1) < 2 * load
 end
 
-local function of_level(found, level, capacity, paid, overdue_after)
+local function of_level(found, level, capacity, paid, patience)
   local warm, cold, overdue
   for _, entry in ipairs(found) do
     local head, since = turn_of(entry, level)
     if head then
       entry.head, entry.since = head, since
-      local worth
-      worth, entry.servers = worth_a_load(entry.lane, entry.waiting)
       if entry.place > 0 and entry.place <= capacity then
         local _, load = costs(entry.lane)
-        if entry.place == 1 and paid < load then return entry end
+        if entry.place == 1 and (paid < load or #found == 1) then return entry end
+        entry.servers = redis.call('SCARD', servers_prefix .. entry.lane)
         if longer(entry, warm) then warm = entry end
       else
-        local limit = overdue_after(head.owner) * (entry.servers == 0 and 1 or 2)
-        if now - since > limit and (not overdue or since < overdue.since) then overdue = entry end
+        local worth
+        worth, entry.servers = worth_a_load(entry.lane, entry.waiting)
+        local waited = now - since  -- 60 s at least, whoever it is
+        if waited > 60000 and not patience[head.owner] then patience[head.owner] = patience_of(head.owner) end
+        if waited > 60000 and waited > patience[head.owner] * (entry.servers == 0 and 1 or 2) and (not overdue or since < overdue.since) then overdue = entry end
         if worth and longer(entry, cold) then cold = entry end
       end
     end
@@ -105,10 +101,10 @@ local function of_level(found, level, capacity, paid, overdue_after)
 end
 
 local function by_lane(found, capacity, paid, ageing_ms)
-  local overdue_after = patience()
+  local patience = {}
   for _, level in ipairs(raise(found, ageing_ms)) do
     -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.
-    local best = of_level(found, level, capacity, paid, overdue_after)
+    local best = of_level(found, level, capacity, paid, patience)
     if best then return best, best.head end
   end
 end

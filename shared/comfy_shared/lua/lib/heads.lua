@@ -17,7 +17,7 @@ local function may_run_more(owner, running_limit)
 end
 
 local function heads_of(lane, agent, running_limit)
-  local owners = redis.call('TYPE', owners_prefix .. lane)['ok'] == 'hash' and redis.call('HLEN', owners_prefix .. lane) or 0
+  local owners = tonumber(redis.pcall('HLEN', owners_prefix .. lane)) or 0
   if owners <= 1 then
     local head = next_of(lane_prefix .. lane, lane, agent)
     return head and may_run_more(head.owner, running_limit) and {head} or {}

@@ -17,6 +17,7 @@ end
 
 local function remember(agent, lane, held, capacity, cold)
   local place = place_in(held, lane)
+  if place == 1 and not cold then return end  -- as before; the heartbeat prolongs it
   if place > 0 then table.remove(held, place) end
   table.insert(held, 1, lane)
   while #held > 8 do table.remove(held) end

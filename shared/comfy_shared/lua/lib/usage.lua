@@ -12,7 +12,6 @@ end
 
 local function charge(owner, gpu_ms)
   redis.call('HSET', usage, owner, string.format('%.3f %.0f', used(owner) + math.max(0, gpu_ms), now))
-  redis.call('EXPIRE', usage, 2592000)
 end
 
 local function share_of(owner, run_ms)

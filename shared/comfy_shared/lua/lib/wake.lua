@@ -1,4 +1,4 @@
--- NEEDS: agents agent_prefix verdicts_prefix idle lane_prefix task_prefix servers_prefix policy assigned_prefix held_prefix draining rotation queue
+-- NEEDS: agents agent_prefix verdicts_prefix idle lane_prefix task_prefix servers_prefix policy assigned_prefix held_prefix draining rotation
 -- Tells an agent that there is work. By lane or in order: one idle agent that is alive and not known to be unable to serve the lane; one that
 -- has it in memory, else, when that is worth a load, the one that has been idle longest. Looks at 64 at most.
 -- The policies that bind early, kept for comparison, choose the agent when the task comes, whether it is idle or not.
@@ -42,15 +42,15 @@ local function wake(lane, whatever_it_costs)
 end
 
 local function load_of(agent)
-  return (tonumber(redis.pcall('ZCARD', assigned_prefix .. agent)) or 0) + (tonumber(redis.pcall('SCARD', held_prefix .. agent)) or 0)
+  return (tonumber(redis.pcall('ZCARD', assigned_prefix .. agent)) or 0) + (tonumber(redis.pcall('HLEN', held_prefix .. agent)) or 0)
 end
 
-local function chosen_early(id, lane)
-  local avoid = redis.call('HMGET', task_prefix .. id, 'avoid', 'avoid_until', 'more_vram')
+local function chosen_early(task)
+  local lane = task.lane
   local able = {}
   for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, now, '+inf')) do
     if redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' and redis.call('SISMEMBER', draining, agent) == 0
-      and not apart(agent, lane, avoid[1], avoid[2], avoid[3]) then able[#able + 1] = agent end
+      and not apart(agent, lane, task.avoid, task.avoid_until, task.more_vram) then able[#able + 1] = agent end
   end
   if #able == 0 then return nil end
   table.sort(able)
@@ -66,21 +66,22 @@ local function chosen_early(id, lane)
   return best
 end
 
-local function assign(id, lane)
-  local before = redis.call('HGET', task_prefix .. id, 'assigned')
-  if before then redis.call('ZREM', assigned_prefix .. before, id) end
-  local agent = chosen_early(id, lane)
+local function assign(task)
+  if task.assigned then redis.call('ZREM', assigned_prefix .. task.assigned, task.id) end
+  local agent = chosen_early(task)
   if not agent then
-    redis.call('HDEL', task_prefix .. id, 'assigned')
+    drop(task, 'assigned')
+    save(task)
     return false
   end
-  redis.call('HSET', task_prefix .. id, 'assigned', agent)
-  redis.call('ZADD', assigned_prefix .. agent, redis.call('ZSCORE', queue, id) or 0, id)
+  put(task, 'assigned', agent)
+  save(task)
+  redis.call('ZADD', assigned_prefix .. agent, task.order, task.id)
   if redis.call('ZSCORE', idle, agent) then rouse(agent) end
   return true
 end
 
-local function give(id, lane)  -- a task that waits (again): under every policy, whoever is to take it hears of it
-  if EARLY[how] then return assign(id, lane) end
-  return wake(lane)
+local function give(task)  -- it waits (again): under every policy, whoever is to take it hears of it
+  if EARLY[how] then return assign(task) end
+  return wake(task.lane)
 end
