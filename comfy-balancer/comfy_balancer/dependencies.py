@@ -14,6 +14,8 @@ from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_shared.callers import Caller
+from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
 
 
@@ -35,12 +37,21 @@ def _resources(connection: HTTPConnection) -> Resources:
     return cast("Resources", connection.state.resources)
 
 
-def _owner(connection: HTTPConnection) -> str:
-    return cast("str", connection.state.owner)
+def _caller(connection: HTTPConnection) -> Caller:
+    return cast("Caller", connection.state.caller)
+
+
+Who = Annotated[Caller, Depends(_caller)]
+
+
+def _admin(who: Who) -> Caller:
+    if not who.is_admin:
+        raise Forbidden("Only the role admin may do this.")
+    return who
 
 
 Here = Annotated[Resources, Depends(_resources)]
-Owner = Annotated[str, Depends(_owner)]
+Admin = Annotated[Caller, Depends(_admin)]
 IdempotencyKey = Annotated[
     str | None,
     Header(description="Makes a repeated call the same call: 1 to 255 visible ASCII characters."),

@@ -7,12 +7,13 @@ meanwhile neither repeat nor hide others.
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import structlog
 from redis.asyncio import Redis
 
+from comfy_shared.callers import Caller
 from comfy_shared.errors import Damaged
 from comfy_shared.http.problems import invalid
 from comfy_shared.keys import Keys
@@ -37,6 +38,7 @@ class Query:
     status: Status | None = None
     workflow: str | None = None
     owner: str | None = None
+    visible_to: Caller | None = None  # only what this caller may see; None: everything
     labels: Mapping[str, str] = field(default_factory=dict)
     after: int | None = None  # ms; created at or after
     before: int | None = None  # ms; created before
@@ -77,6 +79,10 @@ class TaskLister:
 
     async def page(self, query: Query) -> Page:
         """One page. A damaged record is logged and left out."""
+        if query.visible_to is not None and not query.visible_to.is_admin:
+            if query.owner not in (None, query.visible_to.owner):
+                return Page(tasks=(), next=None)
+            query = replace(query, owner=query.visible_to.owner)
         cursor = decode_cursor(query.cursor) if query.cursor is not None else None
         index = await self._smallest(query)
         highest = "+inf" if query.before is None else f"({query.before}"

@@ -60,6 +60,13 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = {}
     max_attempts: Annotated[int, Meta(ge=1, le=10, description="Attempts before the task fails.", examples=[3])] = 3
+    reuse: Annotated[
+        bool,
+        Meta(
+            description="Share one render with tasks of the very same prompt and inputs that set it too: "
+            "join the one that waits or runs, or get the stored result at once.",
+        ),
+    ] = False
 
 
 class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +149,16 @@ class TaskView(Struct, frozen=True, kw_only=True):
     attempt: Annotated[int, Meta(description="Number of the last attempt; 0: none yet.", examples=[1])]
     max_attempts: Annotated[int, Meta(description="Attempts before the task fails.", examples=[3])]
     agent: Annotated[str, Meta(description="Who holds or held the last attempt.", examples=["gpu-1"])] | None
+    reused: (
+        Annotated[
+            str,
+            Meta(
+                description="Task whose result it shares; null: its own.",
+                examples=[TASK_ID],
+            ),
+        ]
+        | None
+    )
     progress: ProgressView | None
     outputs: Annotated[list[OutputView], Meta(description="What it produced; empty until it completed.")]
     error: ErrorView | None

@@ -22,11 +22,12 @@ from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs, StoredInput, Upload
+from comfy_shared.callers import Caller
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
@@ -72,8 +73,8 @@ class TaskService:
     async def submit(
         self,
         request: TaskRequest,
+        who: Caller,
         *,
-        owner: str,
         key: str | None = None,
         uploads: Sequence[Upload] = (),
         hold: bool = False,
@@ -82,16 +83,16 @@ class TaskService:
 
         With `hold` that no agent can run it is nothing wrong: it waits for one.
         """
-        return await self._submit([request], owner, key, uploads, batch=False, hold=hold)
+        return await self._submit([request], who, key, uploads, batch=False, hold=hold)
 
     async def submit_batch(
-        self, requests: Sequence[TaskRequest], *, owner: str, key: str | None = None, hold: bool = False
+        self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
     ) -> Accepted:
         """Accepts all tasks or none; a problem's field begins with `tasks.INDEX`."""
         if len(requests) > self._settings.batch_limit:
             limits = {"maximum": self._settings.batch_limit}
             raise invalid("tasks", f"a batch has at most {self._settings.batch_limit} tasks", limits=limits)
-        return await self._submit(requests, owner, key, (), batch=True, hold=hold)
+        return await self._submit(requests, who, key, (), batch=True, hold=hold)
 
     async def check(self, request: TaskRequest) -> CheckView:
         """What a submit would say; stores nothing. Raises what is wrong with the task."""
@@ -103,22 +104,23 @@ class TaskService:
     async def _submit(
         self,
         requests: Sequence[TaskRequest],
-        owner: str,
+        who: Caller,
         key: str | None,
         uploads: Sequence[Upload],
         *,
         batch: bool,
         hold: bool,
     ) -> Accepted:
+        _check_priorities(requests, who, batch=batch)
         if key is not None and not KEY.fullmatch(key):
             raise invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         drafts = await self._drafts(requests, uploads, batch=batch, hold=hold)
         files = await self._find_files(drafts, uploads, batch=batch)
         await self._inputs.put(uploads)
-        tasks = [self._new_task(one, owner, files) for one in drafts]
+        tasks = [self._new_task(one, who.owner, files) for one in drafts]
         idempotency = None
         if key is not None:
-            idempotency = Idempotency(owner=owner, key=key, fingerprint=_fingerprint(requests, uploads))
+            idempotency = Idempotency(owner=who.owner, key=key, fingerprint=_fingerprint(requests, uploads))
         submitted = await self.queue.submit(
             tasks,
             queue_limit=self._settings.queue_limit,
@@ -134,10 +136,12 @@ class TaskService:
                 "Task accepted",
                 action="task.accepted",
                 task_id=task.id,
-                owner=owner,
+                owner=who.owner,
                 workflow=task.workflow or None,
                 lane=task.lane,
             )
+        if any(task.reuse for task in tasks):  # it may have joined another, or be completed already
+            return Accepted(tasks=tuple([await self.queue.get(task.id) for task in tasks]), replayed=False)
         return Accepted(tasks=_as_tasks(tasks, submitted), replayed=False)
 
     async def _drafts(
@@ -237,6 +241,7 @@ class TaskService:
             ),
             timeout=request.timeout or self._settings.default_timeout,
             max_attempts=request.max_attempts,
+            reuse=_result_of(one.prompt) if request.reuse else "",
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:
@@ -245,22 +250,24 @@ class TaskService:
         for upload in uploads:
             log.info("Input stored", action="input.stored", sha256=upload.sha256, size=upload.size)
 
-    async def get(self, task_id: str) -> Task:
-        """Raises NotFound, Damaged."""
-        if not TASK_ID.fullmatch(task_id):
-            raise NotFound("there is no such task")
-        return await self.queue.get(task_id)
+    async def get(self, task_id: str, who: Caller) -> Task:
+        """A task that the caller may see. Raises NotFound, Damaged."""
+        if TASK_ID.fullmatch(task_id):
+            task = await self.queue.get(task_id)
+            if who.may_see(task.owner):
+                return task
+        raise NotFound("there is no such task")
 
-    async def cancel(self, task_id: str) -> Task:
+    async def cancel(self, task_id: str, who: Caller) -> Task:
         """Raises NotFound; Conflict when it completed or failed."""
-        await self.get(task_id)
+        await self.get(task_id, who)
         await self.queue.cancel(task_id)
         log.info("Task canceled", action="task.canceled", task_id=task_id)
         return await self.queue.get(task_id)
 
-    async def retry(self, task_id: str) -> Task:
+    async def retry(self, task_id: str, who: Caller) -> Task:
         """Puts a failed or canceled task back, with three more attempts. Raises NotFound, Conflict, QueueFull."""
-        task = await self.get(task_id)
+        task = await self.get(task_id, who)
         needs = await self._needs_again(task)
         await self.queue.retry(task, needs, attempts=RETRY_ATTEMPTS, queue_limit=self._settings.queue_limit)
         log.info("Task put back by hand", action="task.retried", task_id=task_id)
@@ -311,6 +318,14 @@ class TaskService:
                 return
 
 
+def _check_priorities(requests: Sequence[TaskRequest], who: Caller, *, batch: bool) -> None:
+    for index, request in enumerate(requests):
+        if request.priority > PRIORITY_NORMAL and not who.is_admin:
+            field = f"tasks.{index}.priority" if batch else "priority"
+            message = f"above {PRIORITY_NORMAL} is for the role admin"
+            raise invalid(field, message, limits={"maximum": PRIORITY_NORMAL})
+
+
 def _heavy(requests: Sequence[TaskRequest]) -> bool:
     return len(requests) >= HEAVY_TASKS or any(
         len(request.prompt or ()) >= HEAVY_NODES or len(request.parameters) >= HEAVY_NODES for request in requests
@@ -328,6 +343,11 @@ def _prefixed(problems: Sequence[FieldProblem], index: int) -> list[FieldProblem
 def _fingerprint(requests: Sequence[TaskRequest], uploads: Sequence[Upload]) -> str:
     files = sorted((upload.field, upload.sha256) for upload in uploads)
     return hashlib.sha256(msgspec.json.encode([requests, files], order="sorted")).hexdigest()
+
+
+def _result_of(prompt: bytes) -> str:
+    """What the result depends on: the graph, with its input files by their content."""
+    return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(prompt), order="sorted")).hexdigest()
 
 
 def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted) -> tuple[Task, ...]:

@@ -54,6 +54,7 @@ def task_view(task: Task, *, brief: bool = False) -> TaskView:
         attempt=task.attempt,
         max_attempts=task.max_attempts,
         agent=task.agent or None,
+        reused=task.reused or task.joined or None,
         progress=ProgressView(**{name: getattr(progress, name) for name in ProgressView.__struct_fields__})
         if progress
         else None,

@@ -6,6 +6,7 @@
     │   ├── NotFound             no such task, workflow, agent, output
     │   ├── Conflict             the thing is in a state in which this cannot be done
     │   ├── IdempotencyConflict  the key was used for another body
+    │   ├── Forbidden            the caller's role does not allow it
     │   ├── QueueFull            the limit of the whole queue is reached
     │   └── TooLarge             a body, a file or a picture over its limit
     ├── Unavailable              a part that we need is away for now; try again
@@ -71,6 +72,10 @@ class Conflict(Refused):
 
 class IdempotencyConflict(Refused):
     """This Idempotency-Key was used before with a different body."""
+
+
+class Forbidden(Refused):
+    """Your role does not allow this."""
 
 
 class QueueFull(Refused):

@@ -4,7 +4,7 @@ import structlog
 from fastapi import APIRouter, Response
 
 from comfy_balancer import views
-from comfy_balancer.dependencies import Here, Json, Resources
+from comfy_balancer.dependencies import Admin, Here, Json, Resources
 from comfy_balancer.openapi import answer
 from comfy_balancer.schemas import AgentList, AgentView
 from comfy_shared.errors import NotFound
@@ -38,7 +38,7 @@ async def _view(agent_id: str, here: Resources) -> AgentView:
     responses=answer(200, AgentView, "It claims no more."),
     response_class=Json,
 )
-async def drain(agent_id: str, here: Here) -> Response:
+async def drain(agent_id: str, here: Here, _: Admin) -> Response:
     """The agent finishes what it holds and claims no more, until it is resumed."""
     await here.fleet.registry.drain(agent_id, on=True)
     log.info("Agent is to drain", action="agent.drain", agent=agent_id)
@@ -51,7 +51,7 @@ async def drain(agent_id: str, here: Here) -> Response:
     responses=answer(200, AgentView, "It claims again."),
     response_class=Json,
 )
-async def resume(agent_id: str, here: Here) -> Response:
+async def resume(agent_id: str, here: Here, _: Admin) -> Response:
     """The agent claims again."""
     await here.fleet.registry.drain(agent_id, on=False)
     log.info("Agent is to claim again", action="agent.resume", agent=agent_id)

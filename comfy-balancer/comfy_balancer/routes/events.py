@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Header, Query, WebSocket, WebSocketDisco
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from comfy_balancer import views
-from comfy_balancer.dependencies import Here, Resources
+from comfy_balancer.dependencies import Here, Resources, Who
+from comfy_shared.callers import Caller
 from comfy_shared.errors import ComfyError
 from comfy_shared.http.problems import NothingMore, invalid, respond
 
@@ -22,6 +23,7 @@ After = Annotated[int | None, Query(ge=0, le=2**53, description="Only events aft
 async def _place(
     task_id: str,
     here: Here,
+    who: Who,
     after: After = None,
     last_event_id: Annotated[str | None, Header(description="As browsers send it; goes before `after`.")] = None,
 ) -> int:
@@ -31,7 +33,7 @@ async def _place(
         if not last_event_id.isdecimal() or len(last_event_id) > 15:
             raise invalid("Last-Event-ID", "must be the number of an event")
         place = int(last_event_id)
-    task = await here.service.get(task_id)
+    task = await here.service.get(task_id, who)
     if task.status.final and task.events <= place:
         raise NothingMore
     return place
@@ -57,10 +59,10 @@ async def events(task_id: str, here: Here, place: Annotated[int, Depends(_place)
 
 
 @router.websocket("/{task_id}/ws")
-async def websocket(socket: WebSocket, task_id: str, here: Here, after: After = None) -> None:
+async def websocket(socket: WebSocket, task_id: str, here: Here, who: Who, after: After = None) -> None:
     """Sends the same events as JSON text frames and closes with 1000 after the last. Ignores what the client sends."""
     try:
-        await here.service.get(task_id)
+        await here.service.get(task_id, who)
     except ComfyError as error:
         answer = respond(error, socket.state.request_id)
         if "websocket.http.response" in socket.scope.get("extensions", {}):
@@ -69,7 +71,7 @@ async def websocket(socket: WebSocket, task_id: str, here: Here, after: After = 
             await socket.close(4000 + answer.status_code)
         return
     await socket.accept()
-    sending = asyncio.create_task(_send(socket, here, task_id, after or 0))
+    sending = asyncio.create_task(_send(socket, here, who, task_id, after or 0))
     leaving = asyncio.create_task(_left(socket))
     try:
         await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,8 +86,8 @@ async def websocket(socket: WebSocket, task_id: str, here: Here, after: After = 
             raise end
 
 
-async def _send(socket: WebSocket, here: Resources, task_id: str, after: int) -> None:
-    task = await here.service.get(task_id)
+async def _send(socket: WebSocket, here: Resources, who: Caller, task_id: str, after: int) -> None:
+    task = await here.service.get(task_id, who)
     if task.status.final and task.events <= after:
         return
     async for event in here.service.follow(task_id, after):

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from comfy_balancer import views
-from comfy_balancer.dependencies import Here, Json
+from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.openapi import answer
 from comfy_balancer.ranges import parse_range, tag_fits
 from comfy_balancer.schemas import OutputList
@@ -34,9 +34,9 @@ INLINE = frozenset(
     responses=answer(200, OutputList, "Its outputs."),
     response_class=Json,
 )
-async def list_outputs(task_id: str, here: Here) -> Response:
+async def list_outputs(task_id: str, here: Here, who: Who) -> Response:
     """What the task produced, with addresses to load it from."""
-    task = await here.service.get(task_id)
+    task = await here.service.get(task_id, who)
     return Json(OutputList(outputs=[views.output_view(task_id, output) for output in task.outputs]))
 
 
@@ -56,10 +56,11 @@ async def get_output(
     name: str,
     request: Request,
     here: Here,
+    who: Who,
     download: Annotated[bool, Query(description="Have a browser save the file instead of showing it.")] = False,
 ) -> Response:
     """Streams a file that the task produced; a single Range is served."""
-    task = await here.service.get(task_id)
+    task = await here.service.get(task_id, who)
     output = next((output for output in task.outputs if output.name == name), None)
     if output is None:
         raise NotFound("the task has no output of this name")

@@ -4,7 +4,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from comfy_balancer.decoding import decode_body
-from comfy_balancer.dependencies import Here, Json
+from comfy_balancer.dependencies import Admin, Here, Json
 from comfy_balancer.openapi import answer, body
 from comfy_balancer.schemas import PolicyView
 
@@ -30,7 +30,7 @@ async def get_policy(here: Here) -> Response:
     response_class=Json,
     openapi_extra=body(PolicyView, examples={"lane": {"policy": "lane"}}),
 )
-async def put_policy(request: Request, here: Here) -> Response:
+async def put_policy(request: Request, here: Here, _: Admin) -> Response:
     """Counts from the next claim of every agent on."""
     wished = decode_body(await request.body(), PolicyView, values_limit=here.settings.values_limit)
     await here.service.queue.set_policy(wished.policy)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from comfy_balancer import views
 from comfy_balancer.decoding import decode_body
-from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Owner, Resources
+from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
 from comfy_balancer.listing import Query as TaskQuery
 from comfy_balancer.openapi import answer, body
 from comfy_balancer.schemas import (
@@ -24,6 +24,7 @@ from comfy_balancer.schemas import (
 )
 from comfy_balancer.service import Accepted
 from comfy_balancer.uploads import read_form
+from comfy_shared.callers import Caller
 from comfy_shared.http.problems import invalid
 from comfy_shared.models import Status
 
@@ -105,7 +106,7 @@ def _headers(accepted: Accepted) -> dict[str, str]:
 async def submit(
     request: Request,
     here: Here,
-    owner: Owner,
+    who: Who,
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
     hold: Hold = False,
@@ -116,10 +117,10 @@ async def submit(
     with `hold` it waits for one that can. `require` names labels that its agent must have.
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        accepted = await _submit_form(request, here, owner, idempotency_key, hold=hold)
+        accepted = await _submit_form(request, here, who, idempotency_key, hold=hold)
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
-        accepted = await here.service.submit(task_request, owner=owner, key=idempotency_key, hold=hold)
+        accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
@@ -127,7 +128,7 @@ async def submit(
     return Json(views.task_view(task), status, headers=_headers(accepted))
 
 
-async def _submit_form(request: Request, here: Resources, owner: str, key: str | None, *, hold: bool) -> Accepted:
+async def _submit_form(request: Request, here: Resources, who: Caller, key: str | None, *, hold: bool) -> Accepted:
     async with read_form(request, here.settings) as form:
         unknown = [name for name in form.texts if name != "task"]
         if unknown:
@@ -137,7 +138,7 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
         task_request = decode_body(
             form.texts["task"], TaskRequest, values_limit=here.settings.values_limit, prefix="task"
         )
-        return await here.service.submit(task_request, owner=owner, key=key, uploads=form.uploads, hold=hold)
+        return await here.service.submit(task_request, who, key=key, uploads=form.uploads, hold=hold)
 
 
 @router.post(
@@ -149,11 +150,11 @@ async def _submit_form(request: Request, here: Resources, owner: str, key: str |
     openapi_extra=body(BatchRequest, examples={"two": {"tasks": [SMOKE_TASK, SMOKE_TASK]}}),
 )
 async def submit_batch(
-    request: Request, here: Here, owner: Owner, idempotency_key: IdempotencyKey = None, hold: Hold = False
+    request: Request, here: Here, who: Who, idempotency_key: IdempotencyKey = None, hold: Hold = False
 ) -> Response:
     """Accepts up to 1,000 tasks, or, when one of them does not fit, none."""
     batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
-    accepted = await here.service.submit_batch(batch.tasks, owner=owner, key=idempotency_key, hold=hold)
+    accepted = await here.service.submit_batch(batch.tasks, who, key=idempotency_key, hold=hold)
     headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
     return Json(BatchView(tasks=[views.task_view(task) for task in accepted.tasks]), 202, headers=headers)
 
@@ -174,6 +175,7 @@ async def check(request: Request, here: Here) -> Response:
 @router.get("", summary="List tasks", responses=answer(200, TaskList, "One page, newest first."), response_class=Json)
 async def list_tasks(
     here: Here,
+    who: Who,
     status: Annotated[Status | None, Query(description="Only tasks with this status.")] = None,
     workflow: Annotated[str | None, Query(max_length=64, description="Only tasks of this workflow.")] = None,
     owner: Annotated[str | None, Query(max_length=256, description="Only tasks of this owner.")] = None,
@@ -192,6 +194,7 @@ async def list_tasks(
         status=status,
         workflow=workflow,
         owner=owner,
+        visible_to=who,
         labels=_labels(label or []),
         after=_time("created_after", created_after),
         before=_time("created_before", created_before),
@@ -227,9 +230,9 @@ def _time(field: str, value: str | None) -> int | None:
 
 
 @router.get("/{task_id}", summary="One task", responses=answer(200, TaskView, "The task."), response_class=Json)
-async def get_task(task_id: str, here: Here) -> Response:
+async def get_task(task_id: str, here: Here, who: Who) -> Response:
     """Status, position, attempt, agent, progress, outputs, error and times of a task."""
-    return Json(views.task_view(await here.service.get(task_id)))
+    return Json(views.task_view(await here.service.get(task_id, who)))
 
 
 @router.get(
@@ -238,16 +241,16 @@ async def get_task(task_id: str, here: Here) -> Response:
     responses=answer(200, ExplainView, "Its place, and each agent.", EXPLAINED),
     response_class=Json,
 )
-async def explain(task_id: str, here: Here) -> Response:
+async def explain(task_id: str, here: Here, who: Who) -> Response:
     """For a pending task its lane, what is ahead, and each agent with the reason why it can or cannot take it; for
     any other a sentence. No start is estimated."""
-    return Json(await here.explainer.explain(await here.service.get(task_id)))
+    return Json(await here.explainer.explain(await here.service.get(task_id, who)))
 
 
 @router.get("/{task_id}/prompt", summary="A task's prompt", response_class=Json)
-async def get_prompt(task_id: str, here: Here) -> Response:
+async def get_prompt(task_id: str, here: Here, who: Who) -> Response:
     """The graph in API format, as it is sent to ComfyUI but for the names of input files."""
-    task = await here.service.get(task_id)
+    task = await here.service.get(task_id, who)
     return Response(task.prompt, media_type="application/json")
 
 
@@ -257,9 +260,9 @@ async def get_prompt(task_id: str, here: Here) -> Response:
     responses=answer(200, TaskView, "It is canceled."),
     response_class=Json,
 )
-async def cancel(task_id: str, here: Here) -> Response:
+async def cancel(task_id: str, here: Here, who: Who) -> Response:
     """Cancels a pending or running task; canceling a canceled one is fine. 409 when it completed or failed before."""
-    return Json(views.task_view(await here.service.cancel(task_id)))
+    return Json(views.task_view(await here.service.cancel(task_id, who)))
 
 
 @router.post(
@@ -269,6 +272,6 @@ async def cancel(task_id: str, here: Here) -> Response:
     responses=answer(202, TaskView, "It waits again."),
     response_class=Json,
 )
-async def retry(task_id: str, here: Here) -> Response:
+async def retry(task_id: str, here: Here, who: Who) -> Response:
     """Puts a failed or canceled task back into the queue, with three more attempts."""
-    return Json(views.task_view(await here.service.retry(task_id)), 202)
+    return Json(views.task_view(await here.service.retry(task_id, who)), 202)

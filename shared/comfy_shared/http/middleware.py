@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import TooLarge
 from comfy_shared.http.problems import MEDIA_TYPE, problem_body
 
@@ -132,7 +133,7 @@ class BasicAuth:
             challenge = {"WWW-Authenticate": 'Basic realm="comfy", charset="UTF-8"'}
             await refuse(scope, receive, send, 401, "unauthorized", "A log-in is needed.", challenge)
             return
-        scope["state"]["owner"] = self._username
+        scope["state"]["caller"] = Caller(owner=self._username, role=Role.ADMIN)
         await self.app(scope, receive, send)
 
     @staticmethod
