@@ -139,6 +139,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     workflow: (
         Annotated[str, Meta(description="Name of its workflow; null for a raw prompt.", examples=["smoke"])] | None
     )
+    workflow_version: Annotated[int, Meta(description="Which version of it; null for a raw prompt.", examples=[3])] | None
     parameters: Annotated[
         dict[str, Any], Meta(description="Effective values, a drawn seed included; lists of tasks leave long ones out.")
     ]

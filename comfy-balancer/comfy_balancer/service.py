@@ -227,6 +227,7 @@ class TaskService:
             priority=request.priority,
             workflow=one.workflow.name if one.workflow else "",
             workflow_digest=one.workflow.digest if one.workflow else "",
+            workflow_version=one.version,
             parameters=one.parameters,
             labels=request.labels,
             inputs=tuple(
@@ -365,6 +366,7 @@ def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted) -> tuple[Task, ...
             timeout=task.timeout,
             workflow=task.workflow,
             workflow_digest=task.workflow_digest,
+            workflow_version=task.workflow_version,
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,

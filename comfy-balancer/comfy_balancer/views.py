@@ -46,6 +46,7 @@ def task_view(task: Task, *, brief: bool = False) -> TaskView:
         status=task.status,
         owner=task.owner,
         workflow=task.workflow or None,
+        workflow_version=task.workflow_version or None,
         parameters=_without_long(task.parameters) if brief else task.parameters,
         labels=task.labels,
         priority=task.priority,
