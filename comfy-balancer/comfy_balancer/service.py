@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import ResponseError
 from ulid import ULID
 
-from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.catalog import Catalog, Fleet, Release
 from comfy_balancer.drafts import Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.schemas import CheckView, TaskRequest
@@ -31,7 +31,6 @@ from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTas
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
-from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
 
@@ -167,18 +166,19 @@ class TaskService:
         return await _beside(work, heavy=_heavy(requests))
 
     async def _surroundings(self, requests: Sequence[TaskRequest], *, hold: bool) -> Surroundings:
-        workflows: dict[str, Workflow] = {}
+        releases: dict[str, Release] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
             try:
-                workflows[name] = await self._catalog.get(name)
+                releases[name] = await self._catalog.release(name)
             except NotFound:
                 nearest[name] = await self._catalog.nearest(name) if len(nearest) < 8 else []
         members = await self._fleet.members()
         return Surroundings(
             settings=self._settings,
             offers=different(members),
-            workflows=workflows,
+            workflows={name: release.workflow for name, release in releases.items()},
+            releases=releases,
             nearest=nearest,
             members=members,
             hold=hold,
@@ -210,7 +210,8 @@ class TaskService:
                 elif file.kind not in slot.kinds:
                     message = f"must be a {' or '.join(sorted(slot.kinds))} file, not {file.kind.value}"
                 if message:
-                    found = (FieldProblem(field=slot.field, message=message),)
+                    workflow = one.workflow.name if one.workflow else ""
+                    found = (FieldProblem(field=slot.field, message=message, workflow=workflow, node=slot.node),)
                     problems += _prefixed(found, index) if batch else found
         if problems:
             raise InvalidTask(tuple(problems))

@@ -5,6 +5,7 @@ version before. One of them is active; another one may run a share of the tasks 
 never kept twice: publishing it again makes its version the active one.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -236,7 +237,8 @@ class Versions:
             for name, number in wanted.items():
                 pipeline.hget(self._keys.workflow(name), f"content:{number}")
             contents = await pipeline.execute(raise_on_error=False)
-        return [_content(name, number, raw) for (name, number), raw in zip(wanted.items(), contents, strict=True)]
+        pairs = zip(wanted.items(), contents, strict=True)
+        return await asyncio.to_thread(lambda: [_content(name, number, raw) for (name, number), raw in pairs])
 
 
 def _against(before: Workflow | None, workflow: Workflow, author: str, note: str) -> About:
