@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
@@ -31,6 +32,7 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    document: Document
 
 
 def _resources(connection: HTTPConnection) -> Resources:

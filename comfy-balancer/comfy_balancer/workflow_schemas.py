@@ -58,9 +58,7 @@ class ChangeView(Struct, frozen=True, kw_only=True):
     """One thing that differs from the version before."""
 
     kind: Annotated[str, Meta(description="added, removed or changed.", examples=["changed"])]
-    where: Annotated[
-        str, Meta(description="Node, input or parameter.", examples=["node 3 (KSampler), input steps"])
-    ]
+    where: Annotated[str, Meta(description="Node, input or parameter.", examples=["node 3 (KSampler), input steps"])]
     before: Annotated[str, Meta(description="The value as JSON, shortened.", examples=["20"])] | None
     after: Annotated[str, Meta(description="The same, in this version.", examples=["30"])] | None
 
@@ -120,9 +118,7 @@ class WorkflowList(Struct, frozen=True, kw_only=True):
     """The workflows, by name."""
 
     workflows: Annotated[list[WorkflowSummary], Meta(description="Those that are sound.")]
-    problems: Annotated[
-        dict[str, FileProblemView], Meta(description="What is wrong with workflow files, by workflow.")
-    ]
+    problems: Annotated[dict[str, FileProblemView], Meta(description="What is wrong with workflow files, by workflow.")]
 
 
 class WorkflowView(Struct, frozen=True, kw_only=True):

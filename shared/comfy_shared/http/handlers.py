@@ -1,6 +1,7 @@
 """What every app of ours has at its edge: the middlewares in their order, and refusals as problem documents."""
 
 import sys
+from collections.abc import Container
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -29,7 +30,7 @@ def add_edge(
     *,
     json_limit: int,
     form_limit: int,
-    form_paths: frozenset[str],
+    form_paths: Container[str],
 ) -> None:
     """Puts the edge around an app. Limits are in bytes; `form_paths` take files."""
     app.add_exception_handler(ComfyError, _on_domain_error)

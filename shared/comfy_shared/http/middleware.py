@@ -14,6 +14,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections.abc import Container
 from urllib.parse import urlsplit
 
 import structlog
@@ -196,7 +197,7 @@ def _same(origin: str, host: str) -> bool:
 class Body:
     """Refuses bodies of a type that the path does not take, and bodies over their limit, told or streamed."""
 
-    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: Container[str]) -> None:
         self.app = app
         self._json_limit = json_limit  # bytes
         self._form_limit = form_limit  # bytes

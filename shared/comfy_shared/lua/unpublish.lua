@@ -20,7 +20,7 @@ end
 
 if force ~= '1' then
   local mine = index_prefix .. 'workflow:' .. name
-  local used = both(index_prefix .. 'status:running', mine) + both(index_prefix .. 'status:pending', mine)
+  local used = both(index_prefix .. 'status:open', mine)
   if used > 0 then return {'used', used} end
 end
 redis.call('HDEL', workflows, name)

@@ -15,7 +15,7 @@ differs between two.
 """
 
 from comfy_shared.workflows.changes import Change, changes
-from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows
+from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows, make_from_request
 from comfy_shared.workflows.rendering import FileInput, Rendered, render
 from comfy_shared.workflows.schema import json_schema
 from comfy_shared.workflows.storing import from_json, to_json
@@ -46,6 +46,7 @@ __all__ = [
     "json_schema",
     "load_workflow",
     "load_workflows",
+    "make_from_request",
     "render",
     "to_json",
 ]
