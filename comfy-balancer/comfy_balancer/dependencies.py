@@ -17,6 +17,7 @@ from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
+from comfy_shared.live import LiveHub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    live: LiveHub
 
 
 def _resources(connection: HTTPConnection) -> Resources:

@@ -19,6 +19,7 @@ from comfy_service.instance.client import BadAnswer, Instance, Place
 from comfy_service.instance.history import Measured, judge, measure
 from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
+from comfy_service.live import live_frame
 from comfy_service.outputs import Collector, SocketImage
 from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
@@ -33,6 +34,7 @@ from comfy_shared.errors import (
     Unavailable,
 )
 from comfy_shared.lifecycle import Backoff
+from comfy_shared.live import LiveFrame
 from comfy_shared.models import EventType, Output, Prompt, Status, TaskError, decode
 from comfy_shared.queue import Queue
 
@@ -123,6 +125,12 @@ class Run:
             self._keep(frame)
         elif self._tracker.feed(frame):
             self._progressed.set()
+
+    def live(self, frame: Frame, message: str | bytes) -> LiveFrame | None:
+        """The frame for who watches; None when it is none for them."""
+        node = self._tracker.node or ""
+        is_output = self._prompt.get(node, {}).get("class_type") == SOCKET_OUTPUT
+        return live_frame(self.attempt.id, self.attempt.number, frame, message, node=node, is_output=is_output)
 
     def _keep(self, image: Image) -> None:
         node = image.node or self._tracker.node
