@@ -17,6 +17,15 @@ from fastapi import FastAPI
 
 from comfy_balancer import openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.comfyui_api.context import ComfyUI
+from comfy_balancer.comfyui_api.definitions import Merger
+from comfy_balancer.comfyui_api.door import Door, body_rule
+from comfy_balancer.comfyui_api.files import ClientFiles
+from comfy_balancer.comfyui_api.names import Names
+from comfy_balancer.comfyui_api.prompts import Prompts
+from comfy_balancer.comfyui_api.sessions import Sessions
+from comfy_balancer.comfyui_api.tasklists import OwnTasks
+from comfy_balancer.comfyui_api.userdata import UserData
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
@@ -59,6 +68,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.include_router(docs_router(app.title))
+    app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
@@ -66,6 +76,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
         form_paths=FORM_PATHS,
+        rule_of=partial(body_rule, settings.file_limit),
     )
     return app
 
@@ -83,13 +94,13 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            yield _compose(settings, redis, loops)
     finally:
         await redis.aclose()
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
+def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, Any]:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -116,17 +127,32 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
-    return Resources(
+    service = TaskService(queue, hub, catalog, fleet, inputs, settings)
+    lister = TaskLister(redis, keys)
+    tasks = OwnTasks(redis, keys, lister)
+    sessions = Sessions(hub, live, tasks)
+    loops.start("comfyui", partial(sessions.tell, loops))
+    client_files = ClientFiles(Names(redis, keys, retention=settings.task_retention), inputs, files, service, settings)
+    comfyui = ComfyUI(
+        prompts=Prompts(service, fleet, client_files, settings),
+        files=client_files,
+        tasks=tasks,
+        sessions=sessions,
+        userdata=UserData(redis, keys, files, settings),
+        merger=Merger(),
+    )
+    resources = Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
-        lister=TaskLister(redis, keys),
+        service=service,
+        lister=lister,
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
         live=live,
     )
+    return {"resources": resources, "comfyui": comfyui}
 
 
 def _die(name: str) -> None:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
     "workflow_digest", "parameters", "labels", "agent", "started_at", "finished_at", "progress", "outputs", "error",
-    "events",
+    "events", "hidden",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 MOST_LOOKED_AT = 5000  # ids looked at for one answer; the cursor leads on

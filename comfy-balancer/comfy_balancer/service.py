@@ -27,7 +27,7 @@ from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
@@ -49,6 +49,15 @@ class Accepted:
 
     tasks: tuple[Task, ...]  # in the order of the call
     replayed: bool  # an earlier call with the same key had been accepted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What another door than REST decides about a task itself."""
+
+    task_id: str = ""  # empty: made here
+    extra: Extra | None = None
+    front: bool = False  # before the caller's own that wait in the same lane
 
 
 class TaskService:
@@ -78,12 +87,14 @@ class TaskService:
         key: str | None = None,
         uploads: Sequence[Upload] = (),
         hold: bool = False,
+        given: Given | None = None,
     ) -> Accepted:
         """Accepts one task, or raises what is wrong with it (`Refused`).
 
-        With `hold` that no agent can run it is nothing wrong: it waits for one.
+        With `hold` that no agent can run it is nothing wrong: it waits for one. With `given` an id that is taken
+        already, by whomever, is answered with the task that has it.
         """
-        return await self._submit([request], who, key, uploads, batch=False, hold=hold)
+        return await self._submit([request], who, key, uploads, batch=False, hold=hold, given=given)
 
     async def submit_batch(
         self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
@@ -110,6 +121,7 @@ class TaskService:
         *,
         batch: bool,
         hold: bool,
+        given: Given | None = None,
     ) -> Accepted:
         _check_priorities(requests, who, batch=batch)
         if key is not None and not KEY.fullmatch(key):
@@ -117,7 +129,7 @@ class TaskService:
         drafts = await self._drafts(requests, uploads, batch=batch, hold=hold)
         files = await self._find_files(drafts, uploads, batch=batch)
         await self._inputs.put(uploads)
-        tasks = [self._new_task(one, who.owner, files) for one in drafts]
+        tasks = [self._new_task(one, who.owner, files, given or Given()) for one in drafts]
         idempotency = None
         if key is not None:
             idempotency = Idempotency(owner=who.owner, key=key, fingerprint=_fingerprint(requests, uploads))
@@ -130,7 +142,7 @@ class TaskService:
         )
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
-            return Accepted(tasks=found, replayed=idempotency is not None)
+            return Accepted(tasks=found, replayed=idempotency is not None or given is not None)
         for task in tasks:
             log.info(
                 "Task accepted",
@@ -216,10 +228,10 @@ class TaskService:
             raise InvalidTask(tuple(problems))
         return {sha256: file for sha256, file in files.items() if file is not None}
 
-    def _new_task(self, one: Draft, owner: str, files: Mapping[str, StoredInput]) -> NewTask:
+    def _new_task(self, one: Draft, owner: str, files: Mapping[str, StoredInput], given: Given) -> NewTask:
         request = one.request
         return NewTask(
-            id=str(ULID()).lower(),
+            id=given.task_id or str(ULID()).lower(),
             owner=owner,
             prompt=one.prompt,
             needs=one.needs,
@@ -242,6 +254,8 @@ class TaskService:
             timeout=request.timeout or self._settings.default_timeout,
             max_attempts=request.max_attempts,
             reuse=_result_of(one.prompt) if request.reuse else "",
+            extra=given.extra,
+            front=given.front,
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:

@@ -79,6 +79,7 @@ class Upload:
     kind: Kind
     extension: str  # with the dot, by content
     content_type: str
+    filename: str = ""  # as the client calls it; only for clients that are to find it by that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +181,7 @@ async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upl
             kind=kind,
             extension=extension,
             content_type=content_type,
+            filename=part.filename or "",
         )
 
     return await asyncio.to_thread(work)
@@ -247,6 +249,13 @@ class Inputs:
                     if any(word in str(error.__cause__) for word in FULL):
                         raise StorageFull from error
                     raise
+
+    async def copy(self, source: str, sha256: str, extension: str) -> None:
+        """Makes a file of the store, whose content is known, an input. Raises NotFound."""
+        await self._touch(sha256)
+        key = input_key(sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(source))
 
     async def _touch(self, sha256: str) -> None:
         with border():

@@ -71,6 +71,7 @@ class EventHub:
         self._keys = keys
         self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
         self._watchers: dict[str, set[Watcher]] = defaultdict(set)
+        self._listeners: set[Callable[[str, bytes], None]] = set()
 
     async def tail(self, stop: asyncio.Event) -> None:
         """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
@@ -99,6 +100,8 @@ class EventHub:
                 self._on_news(kind)
                 continue
             task_id = fields.get(b"task", b"").decode(errors="replace")
+            for listener in tuple(self._listeners):
+                listener(task_id, fields.get(b"line", b""))
             if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
                 for watcher in self._watchers[task_id]:
                     watcher.put(event)
@@ -108,8 +111,22 @@ class EventHub:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.fall_behind()
+        for listener in tuple(self._listeners):
+            listener("", b"")
         self._on_news("agents")
         self._on_news("workflow")
+
+    @contextmanager
+    def listened(self, listener: Callable[[str, bytes], None]) -> Iterator[None]:
+        """Has every line of every task's story told to `listener`, with the task's id; it must not wait nor raise.
+
+        An empty id says that some may have been missed.
+        """
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
 
     @contextmanager
     def subscribed(self, task_id: str) -> Iterator[Watcher]:

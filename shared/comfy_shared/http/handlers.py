@@ -1,14 +1,16 @@
 """What every app of ours has at its edge: the middlewares in their order, and refusals as problem documents."""
 
 import sys
+from collections.abc import Callable
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from comfy_shared.errors import ComfyError, FieldProblem
-from comfy_shared.http.middleware import BasicAuth, Body, HeaderLimit, Origin, RequestContext
+from comfy_shared.http.middleware import BasicAuth, Body, BodyRule, HeaderLimit, Origin, RequestContext, no_rule
 from comfy_shared.http.problems import problem_response, respond
 from comfy_shared.settings import SharedSettings
 
@@ -30,13 +32,15 @@ def add_edge(
     json_limit: int,
     form_limit: int,
     form_paths: frozenset[str],
+    rule_of: Callable[[Scope], BodyRule | None] = no_rule,
 ) -> None:
-    """Puts the edge around an app. Limits are in bytes; `form_paths` take files."""
+    """Puts the edge around an app. Limits are in bytes; `form_paths` take files; `rule_of` tells what paths of another
+    protocol take."""
     app.add_exception_handler(ComfyError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_misfit)
     app.add_exception_handler(HTTPException, _on_http_error)
     # The last that is added is the first that is passed.
-    app.add_middleware(Body, json_limit=json_limit, form_limit=form_limit, form_paths=form_paths)
+    app.add_middleware(Body, json_limit=json_limit, form_limit=form_limit, form_paths=form_paths, rule_of=rule_of)
     app.add_middleware(Origin)
     app.add_middleware(BasicAuth, username=settings.api_username, password=settings.api_password.get_secret_value())
     app.add_middleware(HeaderLimit)
