@@ -132,7 +132,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
     tasks = OwnTasks(redis, keys, lister)
     sessions = Sessions(hub, live, tasks)
     loops.start("comfyui", partial(sessions.tell, loops))
-    client_files = ClientFiles(Names(redis, keys, retention=settings.task_retention), inputs, files, service, settings)
+    names = Names(redis, keys, retention=settings.task_retention)
+    client_files = ClientFiles(names, inputs, files, service, tasks, settings)
     comfyui = ComfyUI(
         prompts=Prompts(service, fleet, client_files, settings),
         files=client_files,

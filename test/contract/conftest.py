@@ -53,8 +53,8 @@ async def comfyui(request: pytest.FixtureRequest) -> AsyncIterator[Comfy]:
         expect_differences(request)
         name = "balancer" if target == "balancer" else "balancer_before_real"
         cluster: Cluster = request.getfixturevalue(name)
-        login = aiohttp.BasicAuth(*cluster.auth)
-        async with aiohttp.ClientSession(timeout=timeout, auth=login) as session:
+        login = {"Authorization": aiohttp.encode_basic_auth(*cluster.auth)}
+        async with aiohttp.ClientSession(timeout=timeout, headers=login) as session:
             yield Comfy(cluster.url, session, simulated=target == "balancer", direct=False)
         return
     async with aiohttp.ClientSession(timeout=timeout) as session:

@@ -15,6 +15,7 @@ from comfy_balancer.comfyui_api import pictures
 from comfy_balancer.comfyui_api.ids import TASK_ID
 from comfy_balancer.comfyui_api.names import TYPES, NamedFile, Names, Place, place_of
 from comfy_balancer.comfyui_api.shapes import find_output
+from comfy_balancer.comfyui_api.tasklists import OwnTasks
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import EXTENSIONS, MEDIA, PICTURES, Inputs, Upload, recognize
@@ -25,6 +26,7 @@ from comfy_shared.http.problems import invalid
 from comfy_shared.models import Output
 
 LONGEST_NAME = 200  # characters of a file name
+LATEST = 64  # ended tasks in which a file is looked for by its name alone
 AT_ONCE = 2  # pictures that one process converts at a time
 CONTENT_TYPES = {extension: kind for extension, kind in PICTURES.values()} | {
     extension: kind for extension, (_, kind) in MEDIA.items()
@@ -47,9 +49,16 @@ class ClientFiles:
     """Finds and keeps files. Methods raise `Unavailable` while Redis or the file store is away."""
 
     def __init__(
-        self, names: Names, inputs: Inputs, files: FileStore, service: TaskService, settings: BalancerSettings
+        self,
+        names: Names,
+        inputs: Inputs,
+        files: FileStore,
+        service: TaskService,
+        tasks: OwnTasks,
+        settings: BalancerSettings,
     ) -> None:
         self.names = names
+        self._tasks = tasks
         self._inputs = inputs
         self._files = files
         self._service = service
@@ -111,6 +120,9 @@ class ClientFiles:
         output = None
         if TASK_ID.fullmatch(task_id):
             output = find_output(await self._service.get(task_id, who), place.filename, inner, place.type)
+        else:  # a client that leaves our part of the subfolder out: the newest of its files of this name
+            for task in reversed(await self._tasks.ended(who.owner, LATEST)):
+                output = output or find_output(task, place.filename, place.subfolder, place.type)
         if output is None:
             raise NotFound("there is no such file")
         return output
@@ -123,7 +135,7 @@ class ClientFiles:
             if field in found:
                 if await self._inputs.find(found[field].sha256) is None:
                     del found[field]
-            elif TASK_ID.fullmatch(place.subfolder.partition("/")[0]):
+            elif place.type == "output" or TASK_ID.fullmatch(place.subfolder.partition("/")[0]):
                 try:
                     found[field] = await self._taken(await self._output(place, who))
                 except NotFound:

@@ -22,7 +22,7 @@ from comfy_balancer.comfyui_api.definitions import Classes, Merger
 from comfy_balancer.comfyui_api.files import ClientFiles
 from comfy_balancer.comfyui_api.ids import prompt_id_of, task_id_of
 from comfy_balancer.comfyui_api.names import NamedFile, place_of
-from comfy_balancer.comfyui_api.validation import NO_PROMPT, Verdict, problem, validate
+from comfy_balancer.comfyui_api.validation import NO_OUTPUTS, NO_PROMPT, Verdict, problem, validate
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.eligibility import different
 from comfy_balancer.schemas import TaskRequest
@@ -71,6 +71,8 @@ def read_body(body: bytes, settings: BalancerSettings) -> Wanted:
     if not isinstance(given, dict) or given.get("prompt") is None:
         raise PromptRefused(NO_PROMPT)
     prompt = given["prompt"]
+    if not prompt:
+        raise PromptRefused(NO_OUTPUTS)
     if not isinstance(prompt, dict):
         raise _odd("prompt", "must be an object of nodes in API format")
     number, front = _number(given)

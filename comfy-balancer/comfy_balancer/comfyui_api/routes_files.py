@@ -1,12 +1,13 @@
 """Files in and out: /upload/image, /upload/mask, /view. No path of a client's reaches a file system."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from comfy_balancer.checks import path_trick
 from comfy_balancer.comfyui_api.context import Json, caller, door, resources
 from comfy_balancer.comfyui_api.files import Found, checked_place
 from comfy_balancer.comfyui_api.names import Place, place_of
@@ -14,9 +15,22 @@ from comfy_balancer.comfyui_api.pictures import CHANNELS
 from comfy_balancer.ranges import parse_range, tag_fits
 from comfy_balancer.routes.outputs import INLINE, MEDIA_TYPE, UNKNOWN
 from comfy_balancer.uploads import Form, read_form
-from comfy_shared.http.problems import invalid
+from comfy_shared.errors import InvalidTask
+from comfy_shared.http.problems import MalformedBody, invalid
 
 TRUE = ("true", "1")
+
+
+def refusing_briefly(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """As ComfyUI does here: bad input is a 400 without a word."""
+
+    async def brief(request: Request) -> Response:
+        try:
+            return await route(request)
+        except (InvalidTask, MalformedBody):
+            return Response(status_code=400)
+
+    return brief
 
 
 async def upload_image(request: Request) -> Response:
@@ -63,8 +77,14 @@ def _original(form: Form) -> Place:
 
 async def view(request: Request) -> Response:
     query = request.query_params
-    filename = query.get("filename", "")
+    filename = query.get("filename")
+    if filename is None:
+        return Response(status_code=404)
+    if path_trick(query.get("subfolder", "")):
+        return Response(status_code=403)
     named = place_of(filename) if filename.endswith("]") else None
+    if not path_trick(named.field if named else filename) and "/" in filename:
+        return Response(status_code=404)  # as ComfyUI, which cuts the folder off and then misses the file
     kind = named.type if named else query.get("type") or "output"
     place = checked_place(kind, query.get("subfolder", ""), named.filename if named else filename)
     found = await door(request).files.find(place, caller(request))
@@ -131,7 +151,7 @@ async def _served(request: Request, found: Found) -> Response:
 
 
 ROUTES = [
-    Route("/upload/image", upload_image, methods=["POST"]),
-    Route("/upload/mask", upload_mask, methods=["POST"]),
-    Route("/view", view, methods=["GET"]),
+    Route("/upload/image", refusing_briefly(upload_image), methods=["POST"]),
+    Route("/upload/mask", refusing_briefly(upload_mask), methods=["POST"]),
+    Route("/view", refusing_briefly(view), methods=["GET"]),
 ]

@@ -19,7 +19,10 @@ from comfy_shared.registry import Agent
 
 async def _offers(request: Request) -> list[Offer]:
     """Of the agents that live; when none does, of those that are remembered."""
-    members: list[Member] = await resources(request).fleet.members()
+    fleet = resources(request).fleet
+    members: list[Member] = await fleet.members()
+    if not different(members):  # an agent may have come a moment ago
+        members = await fleet.now()
     return different([member for member in members if member.agent.alive]) or different(members)
 
 

@@ -122,6 +122,11 @@ async def move(request: Request) -> Response:
     return Json(_info(to, file) if _flag(request, "full_info") else to)
 
 
+async def slash_not_encoded(request: Request) -> Response:
+    """A slash within a file's name must come as %2F."""
+    return PlainTextResponse("405: Method Not Allowed", 405)
+
+
 async def settings(request: Request) -> Response:
     return Json(await door(request).userdata.settings(caller(request).owner))
 
@@ -159,6 +164,7 @@ ROUTES = [
     Route("/userdata/{file}", write, methods=["POST"]),
     Route("/userdata/{file}", delete, methods=["DELETE"]),
     Route("/userdata/{file}/move/{to}", move, methods=["POST"]),
+    Route("/userdata/{rest:path}", slash_not_encoded),
     Route("/settings", settings, methods=["GET"]),
     Route("/settings", change_settings, methods=["POST"]),
     Route("/settings/{name}", setting, methods=["GET"]),

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 MOST_SOCKETS = 64  # of one owner in one process
 MOST_WAITING = 10_000  # events that wait here; beyond, records are read instead
+MOST_EARLY = 32  # tasks, and frames of each, that are kept until the task's event is here
+LARGEST_EARLY = 64 * 1024  # bytes of such a frame
 FOREIGN_PAUSE = 0.5  # seconds between two statuses because of other clients' prompts
 QUEUE_CHANGES = (EventType.QUEUED, EventType.CLAIMED, EventType.RETRYING, EventType.RELEASED)
 
@@ -39,7 +41,9 @@ class Sessions:
         self._live = live
         self._tasks = tasks
         self._clients: dict[tuple[str, str], set[Client]] = {}
+        self._open: dict[str, int] = {}  # sockets by owner, also those that are not greeted yet
         self._stories: dict[str, Story] = {}
+        self._early: dict[str, list[LiveFrame]] = {}  # frames that overtook the event of their task
         self._waiting: list[tuple[str, bytes] | Client] = []
         self._news = asyncio.Event()
         self._lost = False  # events were missed: the records say what happened
@@ -54,23 +58,29 @@ class Sessions:
         Raises:
             TooLarge: its owner has too many.
         """
-        key = (client.owner, client.client_id)
-        if sum(len(each) for (owner, _), each in self._clients.items() if owner == client.owner) >= MOST_SOCKETS:
+        count = self._open.get(client.owner, 0)
+        if count >= MOST_SOCKETS:
             raise TooLarge(f"More than {MOST_SOCKETS} sockets are open.")
-        async with self._live.watch(client.owner, self._on_frame):
-            self._remaining = await self._tasks.remaining()
-            client.put(shapes.status(self._remaining, client.client_id))
-            self._clients.setdefault(key, set()).add(client)
-            self._put(client)
-            try:
+        self._open[client.owner] = count + 1
+        try:
+            async with self._live.watch(client.owner, self._on_frame):
+                self._put(client)
                 yield
-            finally:
-                self._clients[key].discard(client)
-                if not self._clients[key]:
-                    del self._clients[key]
-                    own = [story.task_id for story in self._stories.values() if (story.owner, story.client_id) == key]
-                    for task_id in own:
-                        del self._stories[task_id]
+        finally:
+            client.gone = True
+            self._open[client.owner] -= 1
+            if not self._open[client.owner]:
+                del self._open[client.owner]
+            self._forget(client)
+
+    def _forget(self, client: Client) -> None:
+        key = (client.owner, client.client_id)
+        clients = self._clients.get(key, set())
+        clients.discard(client)
+        if not clients and self._clients.pop(key, None) is not None:
+            own = [story.task_id for story in self._stories.values() if (story.owner, story.client_id) == key]
+            for task_id in own:
+                del self._stories[task_id]
 
     def _put(self, item: tuple[str, bytes] | Client) -> None:
         if len(self._waiting) >= MOST_WAITING and not isinstance(item, Client):
@@ -81,18 +91,26 @@ class Sessions:
 
     def _on_line(self, task_id: str, line: bytes) -> None:
         """One line of any task's story; an empty task id: some were missed."""
-        if not self._clients:
+        if not self._open:
             return
         if not task_id:
             self._lost = True
             self._news.set()
         else:
+            if b" queued " in line[:32] and (event := read_event(task_id, line)):
+                self._follow_new(event)  # at once: its frames may be here soon
             self._put((task_id, line))
 
     def _on_frame(self, frame: LiveFrame) -> None:
         story = self._stories.get(frame.task_id)
         if story is not None:
             self._say(story, story.heard(frame, int(time.time() * 1000)))
+        elif len(frame.content) <= LARGEST_EARLY:
+            early = self._early.setdefault(frame.task_id, [])
+            if len(early) < MOST_EARLY:
+                early.append(frame)
+            if len(self._early) > MOST_EARLY:
+                del self._early[next(iter(self._early))]
 
     def _say(self, story: Story, told: Iterable[Told]) -> None:
         clients = tuple(self._clients.get((story.owner, story.client_id), ()))
@@ -121,7 +139,7 @@ class Sessions:
                     await loops.pause(backoff.next())
 
     async def _work(self, batch: list[tuple[str, bytes] | Client]) -> None:
-        if not self._clients:
+        if not self._open:
             return
         if batch or self._lost:
             remaining = await self._tasks.remaining()
@@ -133,7 +151,7 @@ class Sessions:
         while batch:
             item = batch[0]
             if isinstance(item, Client):
-                await self._learn(item)
+                await self._greet(item)
             elif event := read_event(*item):
                 await self._on_event(event)
             batch.pop(0)
@@ -148,8 +166,6 @@ class Sessions:
                 client.put(shapes.status(self._remaining))
 
     async def _on_event(self, event: Event) -> None:
-        if event.type is EventType.QUEUED:
-            self._follow_new(event)
         story = self._stories.get(event.task_id)
         if story is None or story.ended:
             return
@@ -164,7 +180,9 @@ class Sessions:
         owner, client_id = event.data.get("owner"), event.data.get("client")
         known = isinstance(owner, str) and isinstance(client_id, str) and (owner, client_id) in self._clients
         if known and TASK_ID.fullmatch(event.task_id):
-            self._follow(event.task_id, str(owner), str(client_id))
+            story = self._follow(event.task_id, str(owner), str(client_id))
+            for frame in self._early.pop(event.task_id, ()):
+                self._say(story, story.heard(frame, int(time.time() * 1000)))
 
     def _follow(self, task_id: str, owner: str, client_id: str) -> Story:
         story = Story(task_id=task_id, prompt_id=prompt_id_of(task_id), owner=owner, client_id=client_id)
@@ -183,18 +201,27 @@ class Sessions:
         self._say(story, [shapes.over(story.prompt_id)])
         self._stories.pop(story.task_id, None)
 
-    async def _learn(self, client: Client) -> None:
-        """What of the client's prompts waits or runs: it may have been gone for a while."""
-        running, waiting = await self._tasks.queued(client.owner)
-        for task in running + waiting:
-            if _client_of(task) != client.client_id or task.id in self._stories:
-                continue
-            story = self._follow(task.id, client.owner, client.client_id)
-            if task in running:
-                story.attempt, story.cached = task.attempt, True
+    async def _greet(self, client: Client) -> None:
+        """The first message, and what runs: the client may have been gone for a while."""
+        running = await self._learn(client)
+        if client.gone:
+            return
+        client.put(shapes.status(self._remaining, client.client_id))
+        self._clients.setdefault((client.owner, client.client_id), set()).add(client)
         for task in running:
-            if _client_of(task) == client.client_id and task.progress and task.progress.node:
+            if task.progress and task.progress.node:
                 client.put(shapes.message("executing", node=task.progress.node))
+
+    async def _learn(self, client: Client) -> list[Task]:
+        """Follows what of the client's prompts waits or runs; those that run."""
+        running, waiting = await self._tasks.queued(client.owner)
+        own = [task for task in running + waiting if _client_of(task) == client.client_id]
+        for task in own:
+            if task.id not in self._stories and not client.gone:
+                story = self._follow(task.id, client.owner, client.client_id)
+                if task in running:
+                    story.attempt, story.cached = task.attempt, True
+        return [task for task in running if task in own]
 
     async def _catch_up(self) -> None:
         """Events were missed: the records tell which prompts ended, and each socket's are looked for again."""

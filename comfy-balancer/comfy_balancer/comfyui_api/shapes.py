@@ -33,7 +33,7 @@ def client_prompt(task: Task) -> Prompt:
 def queue_item(task: Task) -> list[Any]:
     """[number, prompt id, prompt, extra data, outputs to execute]. Raises Damaged."""
     extra = task.extra
-    data = {**extra.data, "create_time": task.created_at}
+    data = dict(extra.data)
     if extra.client_id is not None:
         data["client_id"] = extra.client_id
     number = task.created_at if extra.number is None else extra.number
@@ -181,7 +181,7 @@ def execution_error(task: Task) -> dict[str, Any]:
         "node_id": node,
         "node_type": node_class,
         "executed": details.get("executed", []),
-        "exception_message": f"{text}\n",
+        "exception_message": text,
         "exception_type": str(details.get("exception") or (error.code if error else "failed")),
         "traceback": [],
         "current_inputs": {},

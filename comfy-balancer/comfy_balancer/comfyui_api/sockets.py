@@ -27,6 +27,7 @@ class Client:
         self.owner = owner
         self.client_id = client_id
         self.metadata = False  # it takes previews with metadata
+        self.gone = False
         self.cut = asyncio.Event()
         self._waiting: deque[str | bytes] = deque()
         self._preview: bytes | None = None  # the newest; an older one is of no use
@@ -55,11 +56,10 @@ class Client:
             self._news.set()
 
     def _append(self, item: str | bytes) -> None:
-        if self._preview is not None:  # in its place, before what came after it
-            self._waiting.append(self._preview)
-            self._picture_bytes += len(self._preview)
-            self._preview = None
-        self._waiting.append(item)
+        preview, self._preview = self._preview, None
+        if preview is not None:  # in its place: with metadata before the progress that it belongs to, else after it
+            self._picture_bytes += len(preview)
+        self._waiting += [each for each in ((preview, item) if self.metadata else (item, preview)) if each is not None]
         if self._text_bytes > LARGEST_BUFFER or self._picture_bytes > LARGEST_PICTURES:
             self.cut.set()
         self._news.set()

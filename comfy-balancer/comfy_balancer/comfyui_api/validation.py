@@ -20,6 +20,7 @@ LONGEST_VALUE = 1000  # characters of a value that is told
 LONGEST_LIST = 20_000  # characters of an input's entry that is told
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+TRACEBACK = ("  (found by the balancer before the prompt was queued)\n",)
 FAILED = ("prompt_outputs_failed_validation", "Prompt outputs failed validation")
 
 
@@ -156,8 +157,8 @@ class _Validation:
         return []
 
     def _raised(self, details: str, kind: str, node_id: str, *, is_output: bool) -> dict[str, Any]:
-        """What ComfyUI says of an exception; its traceback would hold server paths, so there is none."""
-        extra: dict[str, Any] = {"exception_type": kind, "traceback": []}
+        """What ComfyUI says of an exception; a traceback of its own would hold server paths."""
+        extra: dict[str, Any] = {"exception_type": kind, "traceback": list(TRACEBACK)}
         if is_output:
             return problem("exception_during_validation", "Exception when validating node", details, extra)
         asked_by = next(
