@@ -48,6 +48,16 @@ async def no_socket(request: Request) -> Response:
     return PlainTextResponse('No WebSocket UPGRADE hdr: None\n Can "Upgrade" only to "WebSocket".', 400)
 
 
+async def no_templates(request: Request) -> Response:
+    """The package of workflow templates is not part of the frontend's."""
+    return Json({} if request.url.path.endswith("logo.json") else [])
+
+
+async def style(request: Request) -> Response:
+    """A user's own style is among the user's files."""
+    return Response(b"", media_type="text/css")
+
+
 async def page(request: Request) -> Response:
     found = frontend.find(unquote(request.path_params.get("path", "")))
     if found is None:
@@ -110,7 +120,13 @@ class Door(BaseRoute):
             ComfyError: _on_error,
             HTTPException: _on_http_error,
         }
-        pages = [Route("/", page, methods=["GET"]), Route("/{path:path}", page, methods=["GET"])]
+        pages = [
+            Route("/", page, methods=["GET"]),
+            Route("/user.css", style, methods=["GET"]),
+            Route("/templates/index.json", no_templates, methods=["GET"]),
+            Route("/templates/index_logo.json", no_templates, methods=["GET"]),
+            Route("/{path:path}", page, methods=["GET"]),
+        ]
         self._api = Starlette(routes=[*API, *routes_info.INTERNAL], exception_handlers=handlers)
         self._pages = Starlette(routes=[*API, *routes_info.INTERNAL, *pages], exception_handlers=handlers)
 
@@ -125,7 +141,7 @@ class Door(BaseRoute):
         if app == "redirect":
             await RedirectResponse(f"{PAGE}/", 307)(scope, receive, send)
             return
-        inner = {**scope, "path": path, "root_path": "", "app_root_path": ""}
+        inner = {**scope, "path": path, "root_path": "", "app_root_path": "", "comfyui_page": app == "pages"}
         inner.pop("router", None)
         await (self._pages if app == "pages" else self._api)(inner, receive, send)
 
@@ -141,6 +157,8 @@ def placed(scope: Scope) -> tuple[str, str] | None:
     if path.startswith(f"{PAGE}/"):
         inner = path.removeprefix(PAGE)
         return "pages", inner.removeprefix("/api") if _known(scope, inner.removeprefix("/api")) else inner
+    if path.startswith("/assets/") and frontend.find(path.removeprefix("/")):  # what its manifest names from the root
+        return "pages", path
     if path.startswith("/api/") and not path.startswith("/api/internal/"):
         inner = path.removeprefix("/api")
         return ("api", inner) if _known(scope, inner) else None

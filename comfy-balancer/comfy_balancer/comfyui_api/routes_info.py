@@ -143,10 +143,13 @@ ROUTES = [
     Route("/extensions", extensions, methods=["GET"]),
     Route("/i18n", nothing_named, methods=["GET"]),
     Route("/workflow_templates", nothing_named, methods=["GET"]),
+    Route("/global_subgraphs", nothing_named, methods=["GET"]),
     Route("/free", free, methods=["POST"]),
 ]
 INTERNAL = [
     Route("/internal/logs", log_text, methods=["GET"]),
     Route("/internal/logs/raw", log_entries, methods=["GET"]),
+    Route("/internal/folder_paths", nothing_named, methods=["GET"]),
+    Route("/internal/files/{folder}", nothing_listed, methods=["GET"]),
     Route("/internal/logs/subscribe", subscribe_log, methods=["PATCH"]),
 ]

@@ -14,6 +14,15 @@ from comfy_shared.errors import NotFound
 from comfy_shared.http.problems import invalid
 
 LONGEST_SETTING_NAME = 256  # characters
+FOLDERS = ("workflows", "subgraphs")  # of the editor; there from the start
+# What the editor asks for at its start; a 404 would be an error in its console.
+EMPTY = {"user.css": b"", "comfy.templates.json": b"[]"}
+# In our page: no look for news or models at another host, no tour through templates that are not installed.
+PAGE_SETTINGS = {
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.ErrorSystem.ShowMissingModels": False,
+    "Comfy.TutorialCompleted": True,
+}
 
 
 def _flag(request: Request, name: str, otherwise: str = "false") -> bool:
@@ -43,7 +52,7 @@ async def listing(request: Request) -> Response:
     except OutsideUserData:
         return PlainTextResponse("Invalid directory", 403)
     found = _below(await door(request).userdata.all(caller(request).owner), folder)
-    if not found:
+    if not found and folder not in FOLDERS:
         return PlainTextResponse("Directory not found", 404)
     if not _flag(request, "recurse"):
         found = {path: file for path, file in found.items() if "/" not in path}
@@ -84,12 +93,14 @@ async def listing_with_folders(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
-    try:
-        data = await door(request).userdata.read(caller(request).owner, _path(request))
-    except NotFound:
-        return Response(status_code=404)
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
     path = _path(request)
+    try:
+        data = await door(request).userdata.read(caller(request).owner, path)
+    except NotFound:
+        if path not in EMPTY:
+            return Response(status_code=404)
+        data = EMPTY[path]
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
     kinds = {"json": "application/json", "css": "text/css", "txt": "text/plain"}
     kind = kinds.get(path.rpartition(".")[2].lower(), "application/octet-stream")
     return Response(data, media_type=kind, headers=headers)
@@ -128,7 +139,8 @@ async def slash_not_encoded(request: Request) -> Response:
 
 
 async def settings(request: Request) -> Response:
-    return Json(await door(request).userdata.settings(caller(request).owner))
+    given: dict[str, Any] = dict(PAGE_SETTINGS) if request.scope.get("comfyui_page") else {}
+    return Json(given | await door(request).userdata.settings(caller(request).owner))
 
 
 async def setting(request: Request) -> Response:
