@@ -30,6 +30,7 @@ MOST_WAITING = 10_000  # events that wait here; beyond, records are read instead
 MOST_EARLY = 32  # tasks, and frames of each, that are kept until the task's event is here
 LARGEST_EARLY = 64 * 1024  # bytes of such a frame
 FOREIGN_PAUSE = 0.5  # seconds between two statuses because of other clients' prompts
+ENDS = [[event.value.encode()] for event in EventType if event.final]
 QUEUE_CHANGES = (EventType.QUEUED, EventType.CLAIMED, EventType.RETRYING, EventType.RELEASED)
 
 
@@ -141,10 +142,9 @@ class Sessions:
     async def _work(self, batch: list[tuple[str, bytes] | Client]) -> None:
         if not self._open:
             return
-        if batch or self._lost:
-            remaining = await self._tasks.remaining()
-            self._untold = self._untold or remaining != self._remaining
-            self._remaining = remaining
+        ends = len(batch) == 1 and isinstance(batch[0], tuple) and self._is_end(*batch[0])
+        if (batch and not ends) or self._lost:  # an end reads it with its record
+            self._count(await self._tasks.remaining())
         if self._lost:
             await self._catch_up()
             self._lost = False
@@ -157,6 +157,14 @@ class Sessions:
             batch.pop(0)
         if self._untold and time.monotonic() - self._told_at >= FOREIGN_PAUSE:
             self._tell_status()
+
+    def _is_end(self, task_id: str, line: bytes) -> bool:
+        """Whether it is the end of a prompt that is followed here."""
+        return task_id in self._stories and line.split(b" ", 2)[1:2] in ENDS
+
+    def _count(self, remaining: int) -> None:
+        self._untold = self._untold or remaining != self._remaining
+        self._remaining = remaining
 
     def _tell_status(self) -> None:
         self._untold = False
@@ -189,12 +197,13 @@ class Sessions:
         return self._stories.setdefault(task_id, story)
 
     async def _end(self, story: Story) -> None:
-        found = await self._tasks.whole([story.task_id])
-        if found and not found[0].status.final:  # put back by hand meanwhile
+        task, remaining = await self._tasks.ending(story.task_id)
+        self._count(remaining)
+        if task is not None and not task.status.final:  # put back by hand meanwhile
             return
         story.ended = True
         try:
-            self._say(story, story.finished(found[0]) if found else ())
+            self._say(story, story.finished(task) if task else ())
         except Damaged as error:
             log.error("Task record is damaged", action="task.damaged", task_id=story.task_id, reason=error.message)
         self._tell_status()
