@@ -15,12 +15,12 @@ from test.cluster import free_port, wait_until
 
 
 class Proxy:
-    """Passes 127.0.0.1:`port` on to 127.0.0.1:`target`."""
+    """Passes 127.0.0.1:`port` on to 127.0.0.1:`target`, which may be changed for new connections."""
 
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.held = b""  # the chunk at which `hold` froze
-        self._target = target
+        self.target = target
         self._pattern = b""
         self._refuse = False
         self._loop = asyncio.new_event_loop()
@@ -97,7 +97,7 @@ class Proxy:
         self._writers.add(writer)
         try:
             await self._open.wait()
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(up_writer)
             await self._both(reader, writer, up_reader, up_writer)
         except (OSError, asyncio.CancelledError):

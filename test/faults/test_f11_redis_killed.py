@@ -13,7 +13,7 @@ AWAY = 5.0  # seconds; the lease is longer
 
 
 def test_nothing_acknowledged_is_lost_and_all_reconnect(start: Start) -> None:
-    oracle = start(agents=2, settings={"LEASE_SECONDS": "9", "HEARTBEAT_TTL": "9"})
+    oracle = start(agents=2, usual={})
     redis = oracle.system.processes["redis"]
     answered: list[httpx.Response] = []
     enough = threading.Event()

@@ -11,8 +11,7 @@ STALL = 10.0 if ALL else 6.0  # seconds
 
 
 def test_a_stall_costs_no_attempt_and_no_render(start: Start) -> None:
-    lease = str(STALL * 1.5)
-    oracle = start(agents=2, settings={"LEASE_SECONDS": lease, "HEARTBEAT_TTL": lease})
+    oracle = start(agents=2, usual={})
     redis = oracle.system.processes["redis"]
     with oracle.client() as client:
         ending, going_on = (oracle.submit(client, slow_prompt(steps, steps=steps)) for steps in (40, 200))

@@ -93,13 +93,3 @@ def test_a_cached_run_that_names_files_that_are_gone_is_rendered_again(start: St
         oracle.wait_final(gone)
         assert oracle.attempt(gone) == 2
     oracle.conclude("cache", "answers from the cache, with the files there and gone")
-
-
-def test_ten_identical_prompts_at_once_are_ten_results(start: Start) -> None:
-    oracle = start(agents=2)
-    with oracle.client() as client:
-        ids = [oracle.submit(client, slow_prompt(1, steps=4)) for _ in range(10)]
-        oracle.wait_final()
-        outputs = {client.get(f"/api/v1/tasks/{task_id}").json()["outputs"][0]["sha256"] for task_id in ids}
-        assert len(outputs) == 1, "the same picture for everybody"
-    oracle.conclude("same", "the identical prompt by ten clients at once")
