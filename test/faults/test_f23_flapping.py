@@ -14,10 +14,8 @@ def test_a_flapping_agent_leaves_nothing_and_starves_nobody(start: Start) -> Non
             ids = [
                 oracle.submit(client, slow_prompt(10 * flap + number, steps=10), max_attempts=10) for number in range(4)
             ]
-            held = oracle.redis.scard
             oracle.wait_event(ids[0], "claimed")
             flapping.kill()
-            assert held(oracle.keys.held("agent-1")) in (0, 1)
             oracle.wait_final(*ids[:2], timeout=15)
             flapping.start()
     oracle.conclude("F23", f"one of 2 agents SIGKILL and back {FLAPS} times", timeout=60)
