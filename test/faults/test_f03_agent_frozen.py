@@ -4,14 +4,14 @@ import signal
 import time
 
 from test.cluster import wait_until
-from test.faults.conftest import LEASE, SWEEP, USUAL, Start, bar, slow
+from test.faults.conftest import LEASE, SWEEP, Start, bar, slow
 from test.faults.oracle import instance_runs, set_faults
 from test.scenario.story import slow_prompt
 
 
 @slow
 def test_a_thawed_agent_is_refused_and_stops_its_prompt(start: Start) -> None:
-    oracle = start(agents=2, usual=USUAL)
+    oracle = start(agents=2, usual={})
     with oracle.client() as client:
         task_id = oracle.submit(client, slow_prompt(1, steps=40))
         oracle.wait_progress(task_id)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from test.cluster import Cluster, wait_until
-from test.faults.conftest import ALL, LEASE, SWEEP, USUAL, Start, bar, slow
+from test.faults.conftest import LEASE, SWEEP, Start, bar, slow
 from test.faults.oracle import instance_runs
 from test.faults.proxy import Proxy
 from test.scenario.story import slow_prompt
 
-AWAY = 60.0 if ALL else 3 * LEASE  # seconds
+AWAY = 60.0  # seconds
 NOTICED = {"agent.heartbeat_failed", "agent.control_away", "task.report_waits", "lease.waits"}  # in the agent's log
 
 
@@ -31,7 +31,7 @@ def noticed(log: Path, since: float) -> float | None:
 @slow
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_it_stops_its_run_before_the_lease_ends(start: Start, tmp_path: Path, how: str) -> None:
-    cluster = Cluster(tmp_path, agents=2, settings=USUAL)
+    cluster = Cluster(tmp_path, agents=2)
     with Proxy(cluster.redis_port) as first, Proxy(cluster.redis_port) as second:
         proxies = {1: first, 2: second}
         own = {f"agent-{number}": {"REDIS_PORT": str(proxy.port)} for number, proxy in proxies.items()}

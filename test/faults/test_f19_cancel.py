@@ -13,7 +13,7 @@ from test.faults.conftest import ALL, Start, bar
 from test.faults.oracle import Oracle, instance_runs
 from test.scenario.story import runs, slow_prompt
 
-MOMENTS = 1000 if ALL else 60
+MOMENTS = 1000 if ALL else 40
 
 
 def cancel_once(oracle: Oracle, client: httpx.Client, number: int, delay: float) -> None:

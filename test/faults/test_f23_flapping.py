@@ -1,11 +1,15 @@
 """F23: an agent dies and comes back again and again: no leftovers, and nobody starves."""
 
-from test.faults.conftest import ALL, Start
+import pytest
+
+from test.faults.conftest import Start, slow
 from test.scenario.story import slow_prompt
 
-FLAPS = 50 if ALL else 4
+FLAPS = 50
 
 
+@slow
+@pytest.mark.timeout(900)
 def test_a_flapping_agent_leaves_nothing_and_starves_nobody(start: Start) -> None:
     oracle = start(agents=2)
     flapping = oracle.system.processes["agent-1"]

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from test.cluster import ROOT, wait_until
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import files_folder, stored_files
 from test.scenario.story import runs, slow_prompt
 
@@ -48,6 +48,7 @@ def test_a_full_store_moves_the_task_to_an_agent_that_can_write(start: Start) ->
     oracle.conclude("F25", "file store full for 1 of 2 agents")
 
 
+@slow
 def test_a_store_that_nobody_can_write_fails_the_task_with_the_reason(start: Start) -> None:
     oracle = start(agents=1)
     with oracle.client() as client:
@@ -64,6 +65,7 @@ def test_a_store_that_nobody_can_write_fails_the_task_with_the_reason(start: Sta
     oracle.conclude("F25", "file store not writable, then again")
 
 
+@slow
 def test_a_store_that_recovers_in_time_costs_no_attempt(start: Start) -> None:
     oracle = start(agents=1)
     with oracle.client() as client:
@@ -77,6 +79,7 @@ def test_a_store_that_recovers_in_time_costs_no_attempt(start: Start) -> None:
     oracle.conclude("F25", "file store not writable for a moment")
 
 
+@slow
 def test_a_slow_store_keeps_no_gpu_waiting(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "slow"
     folder.mkdir()

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from test.cluster import free_port
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.scenario.story import slow_prompt
 
 TASKS = 50
@@ -47,7 +47,7 @@ def logdy(how: str) -> Iterator[int]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("how", ["absent", "frozen", "slow"])
+@pytest.mark.parametrize("how", ["absent", pytest.param("frozen", marks=slow), pytest.param("slow", marks=slow)])
 def test_nothing_waits_for_logdy(start: Start, how: str) -> None:
     with logdy(how) as port:
         oracle = start(agents=2, settings={"LOGDY_HOST": "127.0.0.1", "LOGDY_PORT": str(port)})
