@@ -5,14 +5,17 @@ from typing import Any
 
 from comfy_shared.workflows.converting.classes import Classes, ObjectInfo
 from comfy_shared.workflows.converting.editor import Mode, read_editor
+from comfy_shared.workflows.converting.errors import ConversionError
 from comfy_shared.workflows.converting.primitives import apply_primitives
 from comfy_shared.workflows.converting.resolving import Resolver
 from comfy_shared.workflows.converting.texts import with_values
-from comfy_shared.workflows.converting.unfolding import Node, Role, Scope, Unfolding, linked_widgets
+from comfy_shared.workflows.converting.unfolding import Node, Role, Scope, Unfolding
 from comfy_shared.workflows.converting.widgets import NOTHING
 from comfy_shared.workflows.values import Graph
 
 ALIAS = "Node name for S&R"  # the property by which file names refer to a node
+MOST_NAMED = 10  # nodes of unknown classes that an error names
+_SENT = (Role.REAL, Role.UNKNOWN)
 _SAVERS = frozenset(
     {
         "SaveImage", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio", "SaveGLB", "SaveAnimatedPNG", "CLIPSave", "VAESave",
@@ -33,21 +36,35 @@ def convert(editor: object, object_info: ObjectInfo, *, keep_unknown: bool = Fal
     """
     scope = Unfolding(read_editor(editor), Classes(object_info)).unfold()
     nodes = list(_all(scope))
-    _settle(scope, nodes)
+    names = _Names(nodes)
+    _settle(scope, nodes, names)
+    running = [node for node in nodes if node.role in _SENT and node.saved.mode not in (Mode.MUTED, Mode.BYPASSED)]
+    unknown = [node for node in running if node.role is Role.UNKNOWN]
+    if unknown and not keep_unknown:
+        raise _unknown(unknown)
     resolver = Resolver()
     prompt: Graph = {}
-    for node in nodes:
-        if node.role not in (Role.REAL, Role.UNKNOWN) or node.saved.mode in (Mode.MUTED, Mode.BYPASSED):
-            continue
-        if node.role is Role.UNKNOWN and not keep_unknown:
-            raise node.error("object info has no such class")
+    for node in running:
         prompt[node.id] = {
-            "inputs": _inputs(node, nodes, resolver),
+            "inputs": _inputs(node, names, resolver),
             "class_type": node.class_type if node.role is Role.REAL else None,
             "_meta": {"title": node.title},
         }
     _cut(prompt)
-    return dict(sorted(prompt.items(), key=lambda item: (0, int(item[0])) if item[0].isdigit() else (1, 0)))
+    return dict(sorted(prompt.items(), key=_place))
+
+
+def _unknown(nodes: list[Node]) -> ConversionError:
+    others = [f"node {node.id} ({node.class_type})" for node in nodes[1:MOST_NAMED]]
+    rest = len(nodes) - 1 - len(others)
+    more = f"; nor that of {', '.join(others)}" if others else ""
+    return nodes[0].error(f"object info has no such class{more}" + (f" and {rest} more" if rest else ""))
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, int]:
+    """Numbers first, in their order, as JavaScript keeps them."""
+    plain = item[0].isascii() and item[0].isdigit()
+    return (0, int(item[0])) if plain else (1, 0)
 
 
 def _all(scope: Scope) -> Iterator[Node]:
@@ -57,27 +74,35 @@ def _all(scope: Scope) -> Iterator[Node]:
             yield from _all(node.inner)
 
 
-def _settle(scope: Scope, nodes: list[Node]) -> None:
+def _settle(scope: Scope, nodes: list[Node], names: "_Names") -> None:
     """Lets primitives write, then subgraphs hand the values of the widgets they show to those within."""
     scopes = [scope, *(node.inner for node in nodes if node.inner is not None)]
     for each in scopes:
         for _, widget in list(apply_primitives(each)):
-            widget.value = with_values(widget.value, lambda name, key: _look_up(nodes, name, key))
+            widget.value = with_values(widget.value, names.look_up)
     for node in nodes:
-        if node.inner is None:
-            continue
-        for port in node.inner.graph.inputs:
-            shown = node.widget(port.name)
-            for widget in linked_widgets(node.inner, port) if shown is not None else ():
-                widget.value = shown.value if shown is not None else None
+        for shown, inside in node.handed:
+            inside.value = shown.value
 
 
-def _look_up(nodes: list[Node], name: str, key: str) -> Any:
-    """The value of a widget of the first node with this alias, else with this title."""
-    named = next((node for node in nodes if _alias(node) == name), None)
-    node = named or next((node for node in nodes if node.title == name), None)
-    widget = None if node is None else node.widget(key)
-    return NOTHING if widget is None else widget.value
+class _Names:
+    """How file names refer to nodes: by alias, else by title; the first of several."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._by_alias: dict[str, Node] = {}
+        self._by_title: dict[str, Node] = {}
+        for node in nodes:
+            alias = _alias(node)
+            if isinstance(alias, str):
+                self._by_alias.setdefault(alias, node)
+            if node.title:
+                self._by_title.setdefault(node.title, node)
+
+    def look_up(self, name: str, key: str) -> Any:
+        """The value of a node's widget; NOTHING when there is no such node or widget."""
+        node = self._by_alias.get(name) or self._by_title.get(name)
+        widget = None if node is None else node.widget(key)
+        return NOTHING if widget is None else widget.value
 
 
 def _alias(node: Node) -> object:
@@ -85,14 +110,14 @@ def _alias(node: Node) -> object:
     return node.saved.properties.get(ALIAS, own)
 
 
-def _inputs(node: Node, nodes: list[Node], resolver: Resolver) -> dict[str, Any]:
+def _inputs(node: Node, names: "_Names", resolver: Resolver) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for widget in node.widgets:
         if not widget.spec.sent or not widget.spec.name:
             continue
         value = widget.sent
         if widget.spec.name == "filename_prefix" and node.class_type in _SAVERS and isinstance(value, str):
-            value = with_values(value, lambda name, key: _look_up(nodes, name, key))
+            value = with_values(value, names.look_up)
         if value is not NOTHING:
             inputs[widget.spec.name] = _boxed(value)
     for slot, saved in enumerate(node.inputs):

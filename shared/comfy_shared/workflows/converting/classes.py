@@ -58,6 +58,7 @@ class NodeClass(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     title: str
+    defined: tuple[InputSpec, ...]  # its inputs in the order of the definition
     inputs: tuple[InputSpec, ...]  # in the order of the slots
     with_widget: frozenset[str]  # names of the inputs whose slot stands for a widget
     widgets: tuple[WidgetSpec, ...]
@@ -97,6 +98,7 @@ def read_class(name: str, info: Mapping[str, Any]) -> NodeClass:
     return NodeClass(
         name=name,
         title=title if isinstance(title, str) and title else name,
+        defined=tuple(defined.values()),
         inputs=(*slots, *shown),
         with_widget=frozenset(spec.name for spec in shown),
         widgets=tuple(widgets),
@@ -175,6 +177,11 @@ def has_widget(spec: InputSpec) -> bool:
     return spec.shown_as in _MAKERS and not spec.forced
 
 
+def shows_widget(spec: InputSpec) -> bool:
+    """Whether its type has a widget, be the input forced to be a slot or not."""
+    return spec.type in _MAKERS
+
+
 def make_widgets(spec: InputSpec, *, is_file: bool = False, level: int = 0) -> list[WidgetSpec]:
     """The widgets of one input, in the order in which they stand on the node."""
     if spec.shown_as == DYNAMIC:
@@ -208,7 +215,8 @@ def _control(spec: InputSpec) -> WidgetSpec:
 def _string(spec: InputSpec) -> list[WidgetSpec]:
     kind = Kind.TEXT if spec.options.get("multiline") or spec.shown_as == "MARKDOWN" else Kind.PLAIN
     options = spec.options if spec.shown_as == "STRING" else {}
-    return [WidgetSpec(name=spec.name, kind=kind, options=options, default=_default(spec, ""))]
+    default = _default(spec, "") if spec.shown_as == "STRING" else ""  # a MARKDOWN default is only drawn
+    return [WidgetSpec(name=spec.name, kind=kind, options=options, default=default)]
 
 
 def _combo(spec: InputSpec) -> list[WidgetSpec]:

@@ -26,6 +26,7 @@ _RENAMED = {
 }
 GROUP = "workflow>"  # prefix of a group node's class
 _OLD_GROUP = "workflow/"
+PRIMITIVE, REROUTE = "PrimitiveNode", "Reroute"
 
 
 class Mode(IntEnum):
@@ -153,8 +154,8 @@ def _graph(saved: dict[str, Any]) -> SavedGraph:
         name=name if isinstance(name, str) else "",
         nodes=tuple(nodes.values()),
         links=dict(_links(saved)),
-        inputs=tuple(_port(entry) for entry in _listed(saved, "inputs")),
-        outputs=tuple(_port(entry) for entry in _listed(saved, "outputs")),
+        inputs=_ports(saved, "inputs"),
+        outputs=_ports(saved, "outputs"),
     )
 
 
@@ -231,10 +232,17 @@ def _widget(saved: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _ports(saved: dict[str, Any], key: str) -> tuple[Port, ...]:
+    listed = _listed(saved, key)
+    if len(listed) > MOST_SLOTS:
+        raise ConversionError(f"a subgraph has more than {MOST_SLOTS} {key}")
+    return tuple(_port(entry) for entry in listed)
+
+
 def _port(saved: object) -> Port:
     if not isinstance(saved, dict):
         raise ConversionError("an input or output of a subgraph is not an object")
-    links = tuple(_id(link, "a subgraph's link") for link in _listed(saved, "linkIds"))
+    links = tuple(dict.fromkeys(_id(link, "a subgraph's link") for link in _listed(saved, "linkIds")))
     return Port(name=_name(saved.get("name"), ""), type=_type(saved.get("type")), links=links)
 
 
@@ -246,7 +254,9 @@ def _name(value: object, node_id: str) -> str:
 
 
 def _type(value: object) -> str:
-    return "*" if value in (0, None) else str(value)[:LONGEST_NAME] if not isinstance(value, list) else "COMBO"
+    if isinstance(value, str):
+        return value[:LONGEST_NAME]
+    return "COMBO" if isinstance(value, list) else "*"
 
 
 def _id(value: object, what: str, node_id: str = "") -> str:

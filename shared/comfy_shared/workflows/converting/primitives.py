@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy_shared.workflows.converting.classes import InputSpec, has_widget, make_widgets, read_input
-from comfy_shared.workflows.converting.editor import SavedInput
+from comfy_shared.workflows.converting.editor import PRIMITIVE, SavedInput
 from comfy_shared.workflows.converting.unfolding import Node, Role, Scope
 from comfy_shared.workflows.converting.widgets import NOTHING, Widget, WidgetSpec, number, rounded
 
-PRIMITIVE = "PrimitiveNode"
 REPLACES = "Run widget replace on values"  # the property that asks for %Node.widget% to be replaced
 _IGNORED = frozenset(
     {"default", "forceInput", "defaultInput", "control_after_generate", "multiline", "tooltip", "dynamicPrompts"}
@@ -44,8 +43,7 @@ def _targets(scope: Scope) -> dict[str, list[tuple[Node, SavedInput]]]:
             if slot.link is not None and link is not None and link.slot == 0:
                 found.setdefault(link.origin, []).append((order[slot.link], node, slot))
     return {
-        origin: [(node, slot) for _, node, slot in sorted(each, key=lambda it: it[0])]
-        for origin, each in found.items()
+        origin: [(node, slot) for _, node, slot in sorted(each, key=lambda it: it[0])] for origin, each in found.items()
     }
 
 
@@ -61,7 +59,7 @@ def _value(node: Node, linked: list[tuple[Node, SavedInput]]) -> Any:
     else:
         return NOTHING
     spec = _spec(target, slot)
-    if spec is None:
+    if spec is None or not has_widget(spec):
         return value
     if spec.shown_as not in _NUMBERS:
         widget = Widget(make_widgets(spec)[0])

@@ -3,6 +3,7 @@
 Each way is walked step by step, never by recursion; a circle is noticed, and the steps of one conversion are counted.
 """
 
+import functools
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from comfy_shared.workflows.converting.editor import INPUTS_ID, Mode
 from comfy_shared.workflows.converting.errors import ConversionError
 from comfy_shared.workflows.converting.unfolding import Node, Role, Scope
 
-MOST_STEPS = 1_000_000  # of all links of a graph
+MOST_STEPS = 300_000  # of all links of a graph; a bypassed node costs one for each of its inputs
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +88,12 @@ class Resolver:
         node: Node = step.node
         wanted = step.type or "*"
         if node.saved.mode == Mode.BYPASSED:
+            self._left -= len(node.inputs)
             slot = _bypass(node, step.slot, wanted)
             return None if slot is None else Step(node=node, slot=slot, type=None, output=False)
         match node.role:
             case Role.SUBGRAPH:
                 return self._inside(node, step.slot, wanted)
-            case Role.GROUP:
-                raise node.error("a group node's links are resolved by its own parts")
             case Role.VIRTUAL if step.slot >= len(node.inputs):
                 return None
             case Role.VIRTUAL:
@@ -121,9 +121,6 @@ class Resolver:
 
 def _bypass(node: Node, slot: int, wanted: str) -> int | None:
     """The input that stands for an output of a bypassed node: same place, same type, else the first that fits."""
-    if node.role is Role.GROUP:
-        order = [slot, *range(len(node.inputs))]
-        return next((i for i in order if i < len(node.inputs) and node.inputs[i].type == wanted), None)
     if slot >= len(node.outputs):
         raise node.error(f"it has no output {slot}")
     if wanted in ("*", ""):
@@ -135,7 +132,8 @@ def _bypass(node: Node, slot: int, wanted: str) -> int | None:
     return exact if exact is not None else next((i for i, fitting in enumerate(fits) if fitting), None)
 
 
+@functools.lru_cache(maxsize=4096)
 def fit(one: str, other: str) -> bool:
     """Whether a link between these types is allowed; a type may be a list with commas, `*` fits all."""
-    ones, others = one.lower().split(","), other.lower().split(",")
-    return any(a == b or a in ("", "*", "0") or b in ("", "*", "0") for a in ones for b in others)
+    ones, others = set(one.lower().split(",")), set(other.lower().split(","))
+    return bool(ones & others or (ones | others) & {"", "*"})

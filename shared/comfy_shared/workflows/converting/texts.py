@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
+LONGEST = 1_000  # characters of a file name in which values are put, and of such a value
+
+_COMMENT = re.compile(r"/[*/]")
+_LINE_END = re.compile("[\n\r\u2028\u2029]")
 _ESCAPED = re.compile(r"\\([{}|])")
 _MACRO = re.compile(r"%([^%]+)%")
 _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
@@ -45,7 +48,7 @@ def without_choices(text: str) -> str:
 
     The frontend draws one at each run. A workflow has no run yet, and the same graph must give the same prompt.
     """
-    text = _COMMENT.sub("", text)
+    text = _without_comments(text)
     parts: list[str] = []
     hidden = 0  # how many open braces have passed their first choice
     stack: list[bool] = []  # for each open brace: is its first choice over?
@@ -72,6 +75,25 @@ def without_choices(text: str) -> str:
     return _ESCAPED.sub(r"\1", "".join(parts))
 
 
+def _without_comments(text: str) -> str:
+    """Without /* … */ and // …; one pass, whatever the text."""
+    parts: list[str] = []
+    place = 0
+    while opening := _COMMENT.search(text, place):
+        start, end = opening.start(), -1
+        if opening[0] == "//":
+            line_end = _LINE_END.search(text, start)
+            end = line_end.start() if line_end else len(text)
+        elif (closing := text.find("*/", opening.end())) >= 0:
+            end = closing + 2
+        elif "//" not in text[start:]:
+            break
+        parts.append(text[place : start if end >= 0 else start + 1])
+        place = end if end >= 0 else start + 1
+    parts.append(text[place:])
+    return "".join(parts)
+
+
 def with_values(text: str, look_up: Callable[[str, str], Any]) -> str:
     """A file name's %Node.widget% replaced by what that widget holds; `look_up` gives UNSET for what is not there.
 
@@ -83,6 +105,7 @@ def with_values(text: str, look_up: Callable[[str, str], Any]) -> str:
         if len(parts) != 2:
             return match[0]
         value = look_up(parts[0], parts[1])
-        return match[0] if value is msgspec.UNSET else _UNSAFE.sub("_", "" if value is None else script_text(value))
+        shown = "" if value is None else script_text(value)
+        return match[0] if value is msgspec.UNSET or len(shown) > LONGEST else _UNSAFE.sub("_", shown)
 
-    return _MACRO.sub(replaced, text)
+    return text if len(text) > LONGEST else _MACRO.sub(replaced, text)

@@ -10,6 +10,8 @@ from comfy_shared.workflows.converting.classes import Classes, NodeClass, fill
 from comfy_shared.workflows.converting.editor import (
     GROUP,
     MOST_NODES,
+    PRIMITIVE,
+    REROUTE,
     Editor,
     Port,
     SavedGraph,
@@ -17,10 +19,12 @@ from comfy_shared.workflows.converting.editor import (
     SavedNode,
 )
 from comfy_shared.workflows.converting.errors import ConversionError
+from comfy_shared.workflows.converting.groups import Group, read_group
 from comfy_shared.workflows.converting.widgets import Widget, unknown_widget
 
 LEVELS = 32  # subgraphs within each other
-VIRTUAL = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode"})
+MOST_WORK = 1_000_000  # nodes, links and ends of links of all instances of subgraphs
+VIRTUAL = frozenset({"Note", "MarkdownNote", REROUTE, PRIMITIVE})
 
 
 class Role(Enum):
@@ -29,8 +33,7 @@ class Role(Enum):
     REAL = auto()
     UNKNOWN = auto()  # of a class that object info does not have
     VIRTUAL = auto()  # only the editor knows it
-    SUBGRAPH = auto()
-    GROUP = auto()
+    SUBGRAPH = auto()  # or a group node
 
 
 class Node:
@@ -47,6 +50,7 @@ class Node:
         self.outputs: tuple[str, ...] = tuple(output.type for output in saved.outputs)
         self.widgets: list[Widget] = []
         self.inner: Scope | None = None  # a subgraph's
+        self.handed: list[tuple[Widget, Widget]] = []  # (a widget that it shows, one inside that gets its value)
 
     @property
     def class_type(self) -> str:
@@ -69,6 +73,7 @@ class Scope:
         self.owner = owner
         self.path: tuple[str, ...] = (*owner.scope.path, owner.saved.id) if owner else ()
         self.nodes: dict[str, Node] = {}
+        self.ends: dict[str, list[tuple[Node, SavedInput]]] = {}  # by link id: the inputs that name it
 
 
 class Unfolding:
@@ -78,6 +83,8 @@ class Unfolding:
         self._editor = editor
         self._classes = classes
         self._count = 0
+        self._work = 0
+        self._groups: dict[str, Group] = {}
 
     def unfold(self) -> Scope:
         """The graph with everything in it.
@@ -92,8 +99,14 @@ class Unfolding:
         self._count += len(graph.nodes)
         if self._count > MOST_NODES:
             raise ConversionError(f"the graph has more than {MOST_NODES} nodes, subgraphs unfolded")
+        self._work += len(graph.nodes) + len(graph.links) + sum(len(port.links) + 1 for port in graph.inputs)
+        if self._work > MOST_WORK:
+            raise ConversionError("the graph's subgraphs unfold to too many links")
         for saved in graph.nodes:
-            scope.nodes[saved.id] = self._node(saved, scope, within)
+            node = scope.nodes[saved.id] = self._node(saved, scope, within)
+            for slot in node.inputs:
+                if slot.link is not None:
+                    scope.ends.setdefault(slot.link, []).append((node, slot))
         return scope
 
     def _node(self, saved: SavedNode, scope: Scope, within: tuple[str, ...]) -> Node:
@@ -103,7 +116,7 @@ class Unfolding:
         if saved.type in VIRTUAL:
             return Node(saved, scope, Role.VIRTUAL, None)
         if saved.type.startswith(GROUP) and saved.type[len(GROUP) :] in self._editor.groups:
-            return Node(saved, scope, Role.GROUP, None)
+            return self._group(saved, scope, within)
         known = self._classes.get(saved.type)
         if known is None:
             node = Node(saved, scope, Role.UNKNOWN, None)
@@ -123,8 +136,8 @@ class Unfolding:
             for port in definition.inputs
         )
         node.outputs = tuple(port.type for port in definition.outputs)
-        shown = [(port, shown_widget(node.inner, port)) for port in definition.inputs]
-        node.widgets = [widget.copy_as(port.name) for port, widget in shown if widget is not None]
+        inside = [(port, linked_widgets(node.inner, port)) for port in definition.inputs]
+        node.widgets = [widgets[0].copy_as(port.name) for port, widgets in inside if widgets]
         kept = [widget for widget in node.widgets if widget.spec.kept]
         if isinstance(node.saved.values, dict):
             for widget in kept:
@@ -132,6 +145,27 @@ class Unfolding:
         else:
             for widget, value in zip(kept, node.saved.values, strict=False):
                 widget.value = value
+        node.handed = [
+            (shown, widget)
+            for port, widgets in inside
+            if (shown := node.widget(port.name)) is not None
+            for widget in widgets
+        ]
+        return node
+
+    def _group(self, saved: SavedNode, scope: Scope, within: tuple[str, ...]) -> Node:
+        name = saved.type[len(GROUP) :]
+        if name not in self._groups:
+            self._groups[name] = read_group(name, self._editor.groups[name], self._classes)
+        group = self._groups[name]
+        node = configured(Node(saved, scope, Role.SUBGRAPH, group.known), group.known)
+        if len(within) >= LEVELS:
+            raise node.error(f"subgraphs are nested deeper than {LEVELS} levels")
+        node.inner = self._scope(group.graph, node, (*within, saved.type))
+        for name, inside, widget_name in group.handed:
+            shown, widget = node.widget(name), node.inner.nodes[inside].widget(widget_name)
+            if shown is not None and widget is not None:
+                node.handed.append((shown, widget))
         return node
 
 
@@ -149,6 +183,9 @@ def configured(node: Node, known: NodeClass) -> Node:
     inputs += [slot for slot in extra if slot.widget is None or node.widget(slot.widget) is not None]
     node.inputs = tuple(inputs)
     node.outputs = (*known.outputs, *node.outputs[len(known.outputs) :])
+    sampler = node.widget("sampler_name") if known.name in ("KSampler", "KSamplerAdvanced") else None
+    if sampler is not None and isinstance(sampler.value, str):
+        sampler.value = sampler.value.removeprefix("sample_")  # very old graphs
     return node
 
 
@@ -163,27 +200,7 @@ def migrated(known: NodeClass, values: list[Any] | dict[str, Any]) -> list[Any] 
     return [value for value, gone in zip(values, forced, strict=False) if not gone]
 
 
-def shown_widget(scope: Scope, port: Port) -> Widget | None:
-    """The widget that a subgraph's input shows outside: that of the first node it leads to which has one."""
-    return next(iter(linked_widgets(scope, port)), None)
-
-
 def linked_widgets(scope: Scope, port: Port) -> list[Widget]:
     """The widgets within a subgraph that one of its inputs leads to."""
-    found = []
-    for node, slot in _targets(scope, port):
-        widget = node.widget(slot.widget)
-        if widget is not None:
-            found.append(widget)
-    return found
-
-
-def _targets(scope: Scope, port: Port) -> list[tuple[Node, SavedInput]]:
-    wanted = {link: place for place, link in enumerate(port.links)}
-    found = [
-        (wanted[slot.link], node, slot)
-        for node in scope.nodes.values()
-        for slot in node.inputs
-        if slot.link is not None and slot.link in wanted
-    ]
-    return [(node, slot) for _, node, slot in sorted(found, key=lambda each: each[0])]
+    ends = (end for link in port.links for end in scope.ends.get(link, ()))
+    return [widget for node, slot in ends if (widget := node.widget(slot.widget)) is not None]

@@ -16,6 +16,7 @@ import msgspec
 from comfy_shared.workflows.converting.texts import plain_text, without_choices
 
 NOTHING = msgspec.UNSET  # JavaScript's undefined: such an input is left out of the prompt
+LEAST, MOST = 1e-9, 1e12  # steps and values beyond are not rounded
 _ANNOTATED = re.compile(r"\[(input|output|temp)\]", re.IGNORECASE)
 
 
@@ -103,7 +104,7 @@ def _annotated(item: Any, folder: object) -> str:
 
 def rounded(spec: WidgetSpec, value: Any) -> Any:
     """A number rounded to the widget's step; a float is brought within its limits too. All else unchanged."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
         return value
     if spec.type == "INT":
         return _rounded_integer(spec.options, value)
@@ -114,6 +115,8 @@ def _rounded_integer(options: dict[str, Any], value: float) -> int | float:
     step = number(options, "step", 1) or 1
     if step == 1:
         return value if isinstance(value, int) else math.floor(value + 0.5)
+    if not LEAST < step < MOST:
+        return value
     offset = math.fmod(number(options, "min", 0), step)
     result = math.floor((value - offset) / step + 0.5) * step + offset
     return int(result) if float(result).is_integer() else result
@@ -121,11 +124,11 @@ def _rounded_integer(options: dict[str, Any], value: float) -> int | float:
 
 def _rounded_float(options: dict[str, Any], value: float) -> float:
     step = number(options, "step", 0.5)
-    if step <= 0:
+    if not LEAST < step < MOST:
         return value
     precision = max(0, -math.floor(math.log10(step)))
     to = number(options, "round", 0) or (10.0**-precision if precision else 0)
-    if not to:
+    if not LEAST < to < MOST:
         return value
     result = Decimal(math.floor(value / to + 0.5) * to).quantize(Decimal(1).scaleb(-precision), ROUND_HALF_UP)
     return min(max(float(result), number(options, "min", 0)), number(options, "max", 2048))
