@@ -12,6 +12,8 @@ from starlette.responses import Response
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
@@ -31,6 +33,8 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    log_in: Credentials
+    tickets: Tickets
 
 
 def _resources(connection: HTTPConnection) -> Resources:
