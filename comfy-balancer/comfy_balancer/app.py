@@ -36,6 +36,7 @@ from comfy_shared.http.handlers import add_edge, refuse_unsafe
 from comfy_shared.http.login import Gate
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
+from comfy_shared.live import LiveHub
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.store import connect
@@ -111,6 +112,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
 
     hub = EventHub(redis, keys, on_news=on_news)
     loops.start("events", partial(hub.tail, loops.stop))
+    live = LiveHub(redis, keys)
+    loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
     loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
     purge = partial(
@@ -128,6 +131,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
+        live=live,
         log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets),
         tickets=tickets,
     )

@@ -19,6 +19,7 @@ from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
+from comfy_shared.live import LiveHub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,7 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    live: LiveHub
     log_in: Credentials
     tickets: Tickets
 

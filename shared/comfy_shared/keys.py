@@ -53,6 +53,7 @@ passed in KEYS.
 | ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
+Channel `live:OWNER`: frames of the owner's running tasks, for who watches just now (`live`).
 """
 
 PERMANENT = frozenset(
@@ -129,6 +130,9 @@ class Keys:
 
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
+
+    def live(self, owner: str) -> str:
+        return f"{self.base}live:{owner}"
 
     def held(self, agent_id: str) -> str:
         return self.held_prefix + agent_id
