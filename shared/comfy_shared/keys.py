@@ -47,7 +47,7 @@ passed in KEYS.
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
 | policy | string: the policy's name; lane when absent | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
-| guesses:ADDRESS | string: wrong log-ins of an address | `login_window` after the first | log-in |
+| guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
 | api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
 | api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
 | ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |

@@ -133,3 +133,4 @@ REGISTER = Script(
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
 PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))
+GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))

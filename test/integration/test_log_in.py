@@ -269,13 +269,19 @@ class TestGuesses:
 
     async def test_the_window_ends(self, redis: Redis, settings: SharedSettings) -> None:
         async with running(redis, settings, login_failures=1, login_window=0.4) as balancer:
-            for wanted in (401, 429, 429):
-                assert await status(balancer, Authorization="Bearer x") == wanted
+            for number, wanted in enumerate((401, 429, 429)):
+                assert await status(balancer, Authorization=f"Bearer {number}") == wanted
 
             async def let_in() -> bool:
                 return (await balancer.client.get(TASKS)).status_code == 200
 
             await wait_until(let_in, "the window is over", timeout=3)
+
+    async def test_the_same_wrong_log_in_again_is_hardly_a_guess(self, redis: Redis, settings: SharedSettings) -> None:
+        """A client that goes on with an old password is not kept out at once, but in the end."""
+        async with running(redis, settings, login_failures=1) as balancer:
+            answers = [await status(balancer, Authorization=basic("admin", "old")) for _ in range(27)]
+            assert answers == [401] * 25 + [429] * 2
 
     async def test_who_shows_nothing_guesses_nothing(self, balancer: Balancer) -> None:
         for _ in range(10):
@@ -332,8 +338,8 @@ class TestClearText:
     async def test_guesses_behind_a_proxy_are_counted_by_client(self, redis: Redis, settings: SharedSettings) -> None:
         async with running(redis, settings, login_failures=1, trusted_proxies="10.0.0.0/8") as balancer:
             with coming_from(balancer, "10.0.0.1"):
-                for wanted in (401, 429):
-                    assert await status(balancer, x_api_key="x", x_forwarded_for="198.51.100.1") == wanted
+                for key, wanted in (("x", 401), ("y", 429)):
+                    assert await status(balancer, x_api_key=key, x_forwarded_for="198.51.100.1") == wanted
                 assert await status(balancer, x_api_key="x", x_forwarded_for="198.51.100.2") == 401
 
 

@@ -56,6 +56,7 @@ class Credentials:
         elif api_keys:
             caller = await self._keys.caller(api_keys[0].strip())
         else:
+            scope["state"]["ticket"] = ticket.encode("utf-8", "replace")
             caller = await self._tickets.redeem(ticket)
         if caller is None:
             raise await self._gate.wrong(scope)

@@ -109,11 +109,16 @@ class Gate:
     async def wrong(self, scope: Scope) -> LogInRefused:
         """Counts a wrong log-in, and what to answer."""
         address = self._peers.client(scope)
-        seconds = await self._guesses.failed(address)
+        seconds = await self._guesses.failed(address, _shown(scope))
         if seconds:
             log.warning("Too many wrong log-ins from an address", action="login.kept_out", address=address)
             return _kept_out(seconds)
         return unauthorized()
+
+
+def _shown(scope: Scope) -> bytes:
+    headers = [value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")]
+    return b"\n".join([*headers, scope.get("state", {}).get("ticket", b"")])
 
 
 def unauthorized() -> LogInRefused:
