@@ -15,13 +15,14 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from comfy_balancer import openapi, sweeper
+from comfy_balancer import openai_api, openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
@@ -43,7 +44,8 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
+FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
+SHAPES = {openai_api.PREFIX: openai_api.shape}
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -63,6 +65,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
+    app.mount(openai_api.PREFIX, openai_api.create())
     app.include_router(docs_router(app.title))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
@@ -70,6 +73,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
         form_paths=FORM_PATHS,
+        shapes=SHAPES,
     )
     return app
 
@@ -102,6 +106,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
     gate = Gate(settings, GuessLimit(redis, keys, settings))
+    links = Links(redis, keys, seconds=settings.link_seconds)
     tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
 
     def on_news(kind: str) -> None:
@@ -132,8 +137,9 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         catalog=catalog,
         fleet=fleet,
         live=live,
-        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets),
+        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,
+        links=links,
     )
 
 

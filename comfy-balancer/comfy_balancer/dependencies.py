@@ -17,6 +17,7 @@ from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
@@ -41,6 +42,7 @@ class Resources:
     live: LiveHub
     log_in: Credentials
     tickets: Tickets
+    links: Links
 
 
 async def _resources(connection: HTTPConnection) -> Resources:

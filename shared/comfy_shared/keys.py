@@ -50,6 +50,7 @@ passed in KEYS.
 | guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
 | api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
 | api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
+| link-secret | string: the secret of signed links | permanent | whoever signs first |
 | ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
@@ -60,7 +61,7 @@ PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
 
@@ -114,6 +115,7 @@ class Keys:
         self.guesses_prefix = base + "guesses:"
         self.api_keys = base + "api-keys"
         self.api_key_used_prefix = base + "api-key-used:"
+        self.link_secret = base + "link-secret"
         self.ticket_prefix = base + "ticket:"
 
     def task(self, task_id: str) -> str:
