@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.check import Credentials
@@ -43,6 +44,7 @@ class Resources:
     log_in: Credentials
     tickets: Tickets
     links: Links
+    document: Document
 
 
 async def _resources(connection: HTTPConnection) -> Resources:
