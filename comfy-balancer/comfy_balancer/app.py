@@ -8,7 +8,7 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,19 @@ import structlog
 from fastapi import FastAPI
 
 from comfy_balancer import openapi, sweeper
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
+from comfy_balancer.references import References
+from comfy_balancer.routes import agents, batches, events, health, inputs, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
 from comfy_shared.http.docs import docs_router
@@ -54,7 +58,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy):
+    for part in (tasks, events, outputs, batches, inputs, workflows, agents, policy):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.include_router(docs_router(app.title))
@@ -82,7 +86,9 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            resources = _compose(settings, redis, loops)
+            async with aclosing(resources.fetcher):
+                yield {"resources": resources}
     finally:
         await redis.aclose()
         log_system.close()
@@ -113,11 +119,16 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
     return Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
+        fetcher=fetcher,
+        service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
         lister=TaskLister(redis, keys),
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,

@@ -9,8 +9,10 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
@@ -26,7 +28,9 @@ class Resources:
     settings: BalancerSettings
     redis: Redis
     files: FileStore
+    fetcher: Fetcher
     service: TaskService
+    batches: BatchService
     lister: TaskLister
     explainer: Explainer
     catalog: Catalog

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import puremagic
 from PIL import Image, UnidentifiedImageError
 from redis.asyncio import Redis
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -161,20 +161,28 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
             if len(texts[name]) > settings.json_limit:
                 raise TooLarge(f"The part task is larger than {settings.json_limit} bytes.")
         else:
-            uploads.append(await _known(name, value, settings))
+            uploads.append(await know(name, value.file, settings.pixel_limit))
     return Form(texts=texts, uploads=tuple(uploads))
 
 
-async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
+
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,

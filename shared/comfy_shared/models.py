@@ -9,9 +9,10 @@ otherwise.
 import zlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from comfy_shared.errors import Damaged
 
@@ -88,6 +89,64 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str  # of its bytes, hex
     key: str  # where it is in the file store
     temporary: bool = False  # a preview that ComfyUI would have deleted
+    original: str = ""  # name of the output that this one was converted from; empty: the prompt made it
+    problem: str = ""  # why it could not be converted as the task wished; empty: it was, or nobody wished it
+
+
+class PictureFormat(StrEnum):
+    """A format that pictures can be converted to."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+
+
+class OutputOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What to make of a task's pictures beside the originals. Animated pictures and other files stay as they are."""
+
+    format: (
+        Annotated[
+            PictureFormat,
+            Meta(description="Add each picture in this format: png, jpeg, webp or avif.", examples=["webp"]),
+        ]
+        | None
+    ) = None
+    quality: (
+        Annotated[
+            int,
+            Meta(ge=1, le=100, description="Of jpeg, webp and avif; absent: 85, avif 60.", examples=[80]),
+        ]
+        | None
+    ) = None
+    max_size: (
+        Annotated[
+            int,
+            Meta(
+                ge=16,
+                le=16384,
+                description="Longest side of the added picture, in pixels; never enlarges. Without `format` it keeps "
+                "the original's.",
+                examples=[1024],
+            ),
+        ]
+        | None
+    ) = None
+    strip_metadata: (
+        Annotated[
+            bool,
+            Meta(
+                description="Take texts (the graph) out of PNG originals too, without touching a pixel; absent: the "
+                "agent's setting STRIP_METADATA.",
+                examples=[True],
+            ),
+        ]
+        | None
+    ) = None
+
+    @property
+    def converts(self) -> bool:
+        return self.format is not None or self.max_size is not None
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +196,52 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
+    output_options: OutputOptions | None = None
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that were accepted in one call, as it is handed to the queue with them."""
+
+    id: str
+    owner: str
+    workflow: str = ""  # of all of its tasks; empty: of none, or of several
+    axes: tuple[str, ...] = ()  # parameters that were swept, the one that changes fastest last
+    columns: int = 0  # of a contact sheet; 0: as it comes
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as read from Redis."""
+
+    id: str
+    owner: str
+    workflow: str
+    axes: tuple[str, ...]
+    columns: int
+    created_at: int
+    counts: dict[Status, int]  # of its tasks, by status; also of those that are forgotten
+    under_way: float = 0.0  # the fractions of its running tasks, added up
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> bool:
+        return not self.counts[Status.PENDING] and not self.counts[Status.RUNNING]
+
+    @property
+    def progress(self) -> float:
+        """0 to 1; a task that failed or was canceled counts as done."""
+        done = sum(number for status, number in self.counts.items() if status.final)
+        return min(1.0, (done + self.under_way) / self.total) if self.total else 1.0
+
+    @property
+    def status(self) -> Status:
+        """pending until a task runs, running until all ended; then the worst end of any."""
+        if not self.ended:
+            return Status.PENDING if self.counts[Status.PENDING] == self.total else Status.RUNNING
+        ends = (Status.FAILED, Status.CANCELED)
+        return next((status for status in ends if self.counts[status]), Status.COMPLETED)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +272,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    batch: str = ""  # the batch that it came with; empty: alone
+    output_options: OutputOptions | None = None
     packed_prompt: bytes = b""
 
     @property
@@ -204,7 +311,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEXT_FIELDS = frozenset(
-    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused"}
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch"}
 )
 _INTEGER_FIELDS = frozenset(
     {"priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events"},
@@ -216,6 +323,7 @@ _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),
     "error": msgspec.json.Decoder(TaskError),
+    "output_options": msgspec.json.Decoder(OutputOptions),
 }
 
 

@@ -42,6 +42,7 @@ from comfy_shared.keys import Keys
 from comfy_shared.models import (
     EventType,
     Needs,
+    NewBatch,
     NewTask,
     Output,
     Policy,
@@ -88,12 +89,13 @@ class Queue:
         self,
         tasks: Sequence[NewTask],
         *,
+        batch: NewBatch | None = None,
         queue_limit: int,
         owner_limit: int = UNLIMITED,
         idempotency: Idempotency | None = None,
         idempotency_ms: int = 86_400_000,
     ) -> Submitted:
-        """Accepts all tasks or none.
+        """Accepts all tasks or none; with `batch` as one batch.
 
         Raises:
             QueueFull: they would exceed `queue_limit` waiting tasks, or `owner_limit` of one owner.
@@ -108,6 +110,7 @@ class Queue:
                 {"idempotency": key},
                 rest=[pack(task.prompt) for task in tasks],
                 tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
+                batch=msgspec.msgpack.encode(_packed_batch(batch)) if batch else b"",
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
                 ageing_ms=self.ageing_ms,
@@ -420,6 +423,8 @@ def _packed(task: NewTask) -> dict[str, Any]:
         fields["labels"] = text(task.labels)
     if task.inputs:
         fields["inputs"] = text(task.inputs)
+    if task.output_options:
+        fields["output_options"] = text(task.output_options)
     return {
         "id": task.id,
         "owner": task.owner,
@@ -433,6 +438,11 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "fields": [item for pair in fields.items() for item in pair],
         "told": text({"priority": task.priority, "workflow": task.workflow or None}),
     }
+
+
+def _packed_batch(batch: NewBatch) -> dict[str, Any]:
+    fields = {"owner": batch.owner, "workflow": batch.workflow, "axes": text(batch.axes), "columns": batch.columns}
+    return {"id": batch.id, "owner": batch.owner, "fields": [item for pair in fields.items() for item in pair]}
 
 
 def _attempt(flat: list[bytes], session: str) -> Attempt | BrokenAttempt:

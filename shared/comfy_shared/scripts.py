@@ -91,7 +91,7 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
+    args=("tasks", "batch", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
 CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))
@@ -130,4 +130,5 @@ REGISTER = Script(
 )  # fmt: skip
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
+BATCH = Script("batch", args=("id",))
 PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))

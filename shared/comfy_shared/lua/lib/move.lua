@@ -1,6 +1,14 @@
--- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working reuse_prefix followers_prefix output_uses
+-- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working reuse_prefix followers_prefix output_uses batch_prefix
 -- Status changes that several transitions share; and what the end of a task means for those that joined it (`reuse`).
+local function tally(batch, from, to)  -- a batch counts its tasks by status
+  local key = batch_prefix .. batch
+  if redis.call('EXISTS', key) == 0 then return end
+  redis.pcall('HINCRBY', key, from, -1)
+  redis.pcall('HINCRBY', key, to, 1)
+end
+
 local function change_status(task, to)
+  if task.batch then tally(task.batch, task.status, to) end
   redis.call('ZREM', index_prefix .. 'status:' .. task.status, task.id)
   redis.call('ZADD', index_prefix .. 'status:' .. to, task.created_at, task.id)
   put(task, 'status', to)

@@ -1,0 +1,121 @@
+"""Batches as Redis knows them: tasks that were accepted in one call, counted by status in the transitions themselves.
+
+A batch lives as long as any of its tasks is remembered. Reading one costs one round trip, however many tasks it has.
+"""
+
+from typing import Any, cast
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from comfy_shared import scripts
+from comfy_shared.batching import Batcher
+from comfy_shared.errors import Damaged, NotFound
+from comfy_shared.keys import Keys
+from comfy_shared.models import Batch, Progress, Status, Task, decode
+from comfy_shared.store import border
+
+log = structlog.get_logger(__name__)
+
+
+class Batches:
+    """Reads the batches of one namespace. Raises `Unavailable` while Redis is away."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._batcher = Batcher(redis)
+        self._keys = keys
+
+    async def get(self, batch_id: str) -> Batch:
+        """Raises NotFound, Damaged."""
+        with border():
+            reply = await scripts.BATCH(self._batcher, self._keys, id=batch_id)
+        flat, progress = cast("list[list[bytes]]", reply)
+        if not flat:
+            raise NotFound("there is no such batch")
+        return _batch(batch_id, dict(zip(flat[::2], flat[1::2], strict=True)), progress)
+
+    async def page(self, owner: str | None, *, before: tuple[int, str] | None, limit: int) -> list[Batch]:
+        """Batches, newest first, of one owner or of all; `before` is time and id of the last one known.
+
+        A damaged record is logged and left out.
+        """
+        index = self._keys.batches_prefix + ("all" if owner is None else f"owner:{owner}")
+        highest = "+inf" if before is None else str(before[0])
+        found: list[tuple[int, str]] = []
+        offset = 0
+        while len(found) < limit:  # those of the very same millisecond may have been told before
+            with border():
+                entries = await self._redis.zrevrangebyscore(
+                    index, highest, "-inf", start=offset, num=limit, withscores=True
+                )
+            pairs = [(int(score), member.decode()) for member, score in cast("list[tuple[bytes, float]]", entries)]
+            found += [pair for pair in pairs if before is None or pair < before]
+            offset += len(pairs)
+            if len(pairs) < limit:
+                break
+        return await self._records([batch_id for _, batch_id in found[:limit]])
+
+    async def _records(self, ids: list[str]) -> list[Batch]:
+        if not ids:
+            return []
+        with border():
+            pipeline = self._redis.pipeline(transaction=False)
+            for batch_id in ids:
+                pipeline.hgetall(self._keys.batch_prefix + batch_id)
+            replies = await pipeline.execute(raise_on_error=False)
+        batches = []
+        for batch_id, fields in zip(ids, replies, strict=True):
+            try:
+                if fields and not isinstance(fields, ResponseError):
+                    batches.append(_batch(batch_id, fields, []))
+            except Damaged as error:
+                log.error("Batch record is damaged", action="batch.damaged", batch=batch_id, reason=error.message)
+        return batches
+
+    async def tasks(self, batch_id: str, *, start: int = 0, count: int | None = None) -> list[Task]:
+        """Its tasks in the order of the call, from number `start` on, without their prompts; those that are
+        forgotten or damaged are left out."""
+        with border():
+            last = -1 if count is None else start + count - 1
+            ids = cast("list[bytes]", await self._redis.zrange(self._keys.index("batch", batch_id), start, last))
+            pipeline = self._redis.pipeline(transaction=False)
+            for task_id in ids:
+                pipeline.hmget(self._keys.task(task_id.decode()), TASK_FIELDS)
+                pipeline.zrank(self._keys.queue, task_id)
+            replies = await pipeline.execute(raise_on_error=False) if ids else []
+        tasks = []
+        for task_id, values, rank in zip(ids, replies[::2], replies[1::2], strict=True):
+            try:
+                tasks.append(_task(values, rank))
+            except Damaged as error:
+                log.error("Task record is damaged", action="task.damaged", task_id=task_id.decode(), reason=str(error))
+        return [task for task in tasks if task is not None]
+
+
+TASK_FIELDS = tuple(sorted(set(Task.__struct_fields__) - {"position", "packed_prompt", "inputs"}))
+
+
+def _task(values: object, rank: object) -> Task | None:
+    if not isinstance(values, list):
+        raise Damaged("the task record is no hash")
+    fields = {name.encode(): value for name, value in zip(TASK_FIELDS, values, strict=True) if value is not None}
+    return Task.from_hash(fields, position=rank if isinstance(rank, int) else None) if fields else None
+
+
+def _batch(batch_id: str, fields: dict[bytes, bytes], progress: list[bytes]) -> Batch:
+    try:
+        values: dict[str, Any] = {name: fields[name.encode()].decode() for name in ("owner", "workflow")}
+        return Batch(
+            id=batch_id,
+            axes=msgspec.json.decode(fields[b"axes"], type=tuple[str, ...]),
+            columns=int(fields[b"columns"]),
+            created_at=int(fields[b"created_at"]),
+            counts={status: max(0, int(fields.get(status.value.encode(), 0))) for status in Status},
+            under_way=sum(decode(told, Progress).fraction for told in progress),
+            **values,
+        )
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise Damaged(f"the record of batch {batch_id} is damaged") from error
