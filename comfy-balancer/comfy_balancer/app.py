@@ -26,6 +26,8 @@ from comfy_balancer.references import References
 from comfy_balancer.routes import agents, batches, events, health, inputs, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.batches import Batches
@@ -122,6 +124,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
     references = References(queue, inputs, files, fetcher, settings)
     service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     return Resources(
         settings=settings,
         redis=redis,
@@ -129,6 +132,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         fetcher=fetcher,
         service=service,
         batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
         lister=TaskLister(redis, keys),
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,

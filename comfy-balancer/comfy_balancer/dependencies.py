@@ -16,6 +16,8 @@ from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
@@ -31,6 +33,8 @@ class Resources:
     fetcher: Fetcher
     service: TaskService
     batches: BatchService
+    thumbnails: Thumbnails
+    sheets: Sheets
     lister: TaskLister
     explainer: Explainer
     catalog: Catalog

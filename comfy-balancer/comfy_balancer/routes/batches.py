@@ -1,7 +1,7 @@
 """Batches: tasks that were submitted together, followed and steered as one."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Response
@@ -11,7 +11,9 @@ from comfy_balancer import views
 from comfy_balancer.batch_schemas import BatchList, BatchSummary, BatchView
 from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.openapi import answer
-from comfy_shared.models import Batch
+from comfy_balancer.sheets import SIZE, Wish
+from comfy_shared.http.problems import invalid
+from comfy_shared.models import Batch, PictureFormat
 
 router = APIRouter(prefix="/batches", tags=["Batches"])
 
@@ -65,6 +67,34 @@ async def cancel(batch_id: str, here: Here, who: Who) -> Response:
 async def retry(batch_id: str, here: Here, who: Who) -> Response:
     """Puts the failed tasks back into the queue, with three more attempts each. 409 when none has failed."""
     return Json(views.batch_summary(await here.batches.retry(batch_id, who)), 202)
+
+
+@router.get(
+    "/{batch_id}/contact-sheet",
+    summary="Its pictures on one",
+    response_class=Response,
+    responses={
+        200: {"description": "A picture.", "content": {f"image/{name}": {} for name in ("png", "jpeg", "webp")}}
+    },
+)
+async def contact_sheet(
+    batch_id: str,
+    here: Here,
+    who: Who,
+    target: Annotated[Literal["png", "jpeg", "webp"], Query(alias="format", description="Of the picture.")] = "png",
+    size: Annotated[int, Query(ge=64, le=512, description="Pixels of one picture's longest side.")] = SIZE,
+    columns: Annotated[int, Query(ge=0, le=50, description="0: as the sweep has it.")] = 0,
+    start: Annotated[int, Query(ge=0, le=1_000_000, description="Number of the first task, from 0.")] = 0,
+) -> Response:
+    """Draws the first picture of each task with its values under it: of a sweep those that were lists, else those that
+    differ. A task without a picture is an empty cell that says why. Shows at most 200 tasks; `start` leads on."""
+    batch = await here.batches.get(batch_id, who)
+    tasks = await here.batches.tasks(batch, start=start, count=here.settings.sheet_limit)
+    if not tasks:
+        raise invalid("start", "is behind the last task of the batch", limits={"maximum": max(0, batch.total - 1)})
+    wish = Wish(size=size, columns=columns, start=start, target=PictureFormat(target))
+    data = await here.sheets.sheet(batch, tasks, wish)
+    return Response(data, media_type=f"image/{target}", headers={"Cache-Control": "private, no-cache"})
 
 
 async def _found(batch_id: str, here: Here, who: Who) -> Batch:
