@@ -23,9 +23,9 @@ class Resources:
     instance: Instance  # of the routes; the agent loop has its own
 
 
-def resources_of(request: Request) -> Resources:
+async def resources_of(request: Request) -> Resources:
     return cast("Resources", request.state.resources)
 
 
-def instance_of(request: Request) -> Instance:
-    return resources_of(request).instance
+async def instance_of(request: Request) -> Instance:
+    return (await resources_of(request)).instance
