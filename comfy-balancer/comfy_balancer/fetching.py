@@ -7,6 +7,7 @@ hand, each checked as the first. No proxy, no cookies, no kept connections: none
 
 import asyncio
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -47,7 +48,7 @@ class Fetcher:
         timeout: float,
         redirects: int,
         resolve: Resolve = resolve,
-        verify: bool = True,
+        trust: ssl.SSLContext | bool = True,
     ) -> None:
         self._policy = policy
         self._timeout = timeout
@@ -59,7 +60,7 @@ class Fetcher:
             timeout=timeout,
             trust_env=False,
             follow_redirects=False,
-            verify=verify,
+            verify=trust,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 

@@ -76,7 +76,6 @@ def _opened(file: BinaryIO, pixel_limit: int) -> Image.Image:
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over
         raise Unconvertible("it is no picture of a known format") from error
     if picture.size[0] * picture.size[1] > pixel_limit:
-        picture.close()
         raise Unconvertible(f"the picture has more than {pixel_limit} pixels")
     return picture
 
