@@ -157,6 +157,13 @@ class TestDataUrls:
             assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
             assert await small.traces() == []
 
+    async def test_the_files_of_one_call_are_limited_together(self, redis: Redis, settings: SharedSettings) -> None:
+        async with running(redis, settings, form_limit=250) as small:
+            images = [data_url(picture(color=color)) for color in range(4)]
+            answer = await small.client.post(TASKS, json=wish(images))
+            assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
+            assert await small.traces() == []
+
 
 class TestUrls:
     async def test_a_url_is_fetched_over_a_redirect(self, balancer: Balancer) -> None:
