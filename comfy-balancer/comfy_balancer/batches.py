@@ -12,12 +12,12 @@ import structlog
 
 from comfy_balancer.listing import decode_cursor, encode_cursor
 from comfy_balancer.service import TaskService
-from comfy_shared.batches import Batches
+from comfy_shared.batches import Batch, Batches
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Conflict, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.lifecycle import Backoff
-from comfy_shared.models import Batch, Status, Task
+from comfy_shared.models import Status, Task
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from comfy_shared.models import PictureFormat, Status, Task
+from comfy_shared.models import Status, Task
+from comfy_shared.output_options import PictureFormat
 
 MOST_PIXELS = 32_000_000  # of the pictures of one sheet
 MOST_LINES = 4  # under a picture

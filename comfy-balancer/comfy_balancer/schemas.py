@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from comfy_shared.models import EventType, OutputOptions, Policy, Status
+from comfy_shared.models import EventType, Policy, Status
+from comfy_shared.output_options import OutputOptions
 
 Text = dict[str, str]
 Time = Annotated[str, Meta(description="ISO 8601, UTC, with milliseconds.", examples=["2026-11-23T07:31:00.123Z"])]
@@ -373,6 +374,13 @@ class PolicyView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             examples=["lane"],
         ),
     ]
+
+
+class TicketView(Struct, frozen=True, kw_only=True):
+    """Stands for your log-in once, as `?ticket=` of a GET or a websocket."""
+
+    ticket: Annotated[str, Meta(description="To put into the query; good for one use.")]
+    expires: Time
 
 
 class Health(Struct, frozen=True, kw_only=True):

@@ -19,29 +19,20 @@ from redis.exceptions import ResponseError
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.drafts import Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids
 from comfy_balancer.uploads import Upload
-from comfy_shared.callers import Caller
+from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import (
-    PRIORITY_NORMAL,
-    Event,
-    InputFile,
-    Needs,
-    NewTask,
-    OutputOptions,
-    Prompt,
-    Status,
-    Task,
-    decode,
-)
+from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
+from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
 from comfy_shared.workflows import Workflow
@@ -93,6 +84,10 @@ class TaskService:
         self._references = references
         self._inputs = references.inputs
         self._settings = settings
+        self._nodes = {
+            Role.ADMIN: NodePolicy(Role.ADMIN, settings.nodes_allowed_admin, settings.nodes_denied_admin),
+            Role.USER: NodePolicy(Role.USER, settings.nodes_allowed_user, settings.nodes_denied_user),
+        }
 
     async def submit(
         self,
@@ -179,7 +174,7 @@ class TaskService:
         self, points: Sequence[Point], who: Caller, uploads: Sequence[Upload], *, hold: bool
     ) -> AsyncIterator[Ready]:
         """The checked drafts, with the files that they name; what references brought is gone after the block."""
-        around = await self._surroundings([point.request for point in points], hold=hold)
+        around = await self._surroundings([point.request for point in points], who, hold=hold)
         parts = {upload.field: upload.sha256 for upload in uploads}
         wanted = {
             reference: point.field_of(place) for point in points for place, reference in references_of(point, around)
@@ -210,7 +205,7 @@ class TaskService:
 
         return await _beside(work, heavy=_heavy([point.request for point in points]))
 
-    async def _surroundings(self, requests: Sequence[TaskRequest], *, hold: bool) -> Surroundings:
+    async def _surroundings(self, requests: Sequence[TaskRequest], who: Caller, *, hold: bool) -> Surroundings:
         workflows: dict[str, Workflow] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
@@ -222,6 +217,7 @@ class TaskService:
         return Surroundings(
             settings=self._settings,
             offers=different(members),
+            nodes=self._nodes[who.role],
             workflows=workflows,
             nearest=nearest,
             members=members,

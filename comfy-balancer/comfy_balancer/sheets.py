@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from comfy_balancer.contact_sheet import MOST_PIXELS, Cell, captions, columns_of, draw
 from comfy_balancer.thumbnails import SIZES, Thumbnails
+from comfy_shared.batches import Batch
 from comfy_shared.errors import NotFound
 from comfy_shared.files import FileStore, thumbnail_folder
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import Batch, Output, PictureFormat, Status, Task
+from comfy_shared.models import Output, Status, Task
+from comfy_shared.output_options import PictureFormat
 from comfy_shared.pictures import EXTENSIONS, Unconvertible
 
 SIZE = 256  # pixels of a cell when nobody says

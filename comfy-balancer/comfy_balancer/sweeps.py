@@ -15,8 +15,9 @@ from ulid import ULID
 
 from comfy_balancer.drafts import draw_seed
 from comfy_balancer.schemas import TaskRequest
+from comfy_shared.batches import NewBatch
 from comfy_shared.errors import FieldProblem, InvalidTask
-from comfy_shared.models import NewBatch, NewTask
+from comfy_shared.models import NewTask
 from comfy_shared.workflows.checks import DRAW
 
 WIDEST = 20  # columns of a contact sheet that follow the last list

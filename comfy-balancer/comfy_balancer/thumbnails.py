@@ -6,7 +6,8 @@ from typing import BinaryIO, cast
 
 from comfy_shared.errors import NotFound, Unavailable
 from comfy_shared.files import FileStore, thumbnail_folder
-from comfy_shared.models import Output, PictureFormat
+from comfy_shared.models import Output
+from comfy_shared.output_options import PictureFormat
 from comfy_shared.pictures import EXTENSIONS, Converted, Unconvertible, thumbnail
 
 SIZES = (64, 128, 256, 512, 1024)  # that are kept; others are made again each time, so that nobody fills the store

@@ -21,7 +21,8 @@ from comfy_balancer.schemas import (
     WorkflowView,
 )
 from comfy_balancer.uploads import Upload
-from comfy_shared.models import Batch, Event, Output, Status, Task
+from comfy_shared.batches import Batch
+from comfy_shared.models import Event, Output, Status, Task
 from comfy_shared.registry import Agent
 from comfy_shared.workflows import Parameter, ParameterType, Workflow, json_schema
 from comfy_shared.workflows.checks import own_value

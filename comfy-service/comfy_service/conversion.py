@@ -15,7 +15,8 @@ import structlog
 from comfy_service.instance.history import safe_name
 from comfy_shared.errors import NotFound, Unavailable
 from comfy_shared.files import FileStore
-from comfy_shared.models import Output, OutputOptions
+from comfy_shared.models import Output
+from comfy_shared.output_options import OutputOptions
 from comfy_shared.pictures import Unconvertible, convert
 
 log = structlog.get_logger(__name__)

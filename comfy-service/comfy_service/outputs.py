@@ -14,7 +14,8 @@ from comfy_service.settings import ServiceSettings
 from comfy_service.stripping import PngStripper
 from comfy_shared.errors import NotFound, RunError, Unavailable
 from comfy_shared.files import FileStore, Stored, output_folder
-from comfy_shared.models import Output, OutputOptions
+from comfy_shared.models import Output
+from comfy_shared.output_options import OutputOptions
 
 TRIES = 4  # to store one file, while the file store is away
 AT_ONCE = 4  # files of one task
@@ -127,6 +128,8 @@ class Collector:
             sha256=stored.sha256,
             key=key,
             temporary=isinstance(item, FileReference) and item.type == "temp",
+            filename=item.filename if isinstance(item, FileReference) else "",
+            subfolder=item.subfolder if isinstance(item, FileReference) else "",
         )
 
     async def _put(self, key: str, item: FileReference | TextOutput | SocketImage, *, strip: bool) -> Stored:

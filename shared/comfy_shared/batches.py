@@ -14,10 +14,55 @@ from comfy_shared import scripts
 from comfy_shared.batching import Batcher
 from comfy_shared.errors import Damaged, NotFound
 from comfy_shared.keys import Keys
-from comfy_shared.models import Batch, Progress, Status, Task, decode
+from comfy_shared.models import Progress, Status, Task, decode
 from comfy_shared.store import border
 
 log = structlog.get_logger(__name__)
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that were accepted in one call, as it is handed to the queue with them."""
+
+    id: str
+    owner: str
+    workflow: str = ""  # of all of its tasks; empty: of none, or of several
+    axes: tuple[str, ...] = ()  # parameters that were swept, the one that changes fastest last
+    columns: int = 0  # of a contact sheet; 0: as it comes
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as read from Redis."""
+
+    id: str
+    owner: str
+    workflow: str
+    axes: tuple[str, ...]
+    columns: int
+    created_at: int
+    counts: dict[Status, int]  # of its tasks, by status; also of those that are forgotten
+    under_way: float = 0.0  # the fractions of its running tasks, added up
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> bool:
+        return not self.counts[Status.PENDING] and not self.counts[Status.RUNNING]
+
+    @property
+    def progress(self) -> float:
+        """0 to 1; a task that failed or was canceled counts as done."""
+        done = sum(number for status, number in self.counts.items() if status.final)
+        return min(1.0, (done + self.under_way) / self.total) if self.total else 1.0
+
+    @property
+    def status(self) -> Status:
+        """pending until a task runs, running until all ended; then the worst end of any."""
+        if not self.ended:
+            return Status.PENDING if self.counts[Status.PENDING] == self.total else Status.RUNNING
+        ends = (Status.FAILED, Status.CANCELED)
+        return next((status for status in ends if self.counts[status]), Status.COMPLETED)
 
 
 class Batches:

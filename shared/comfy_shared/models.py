@@ -9,12 +9,12 @@ otherwise.
 import zlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from comfy_shared.errors import Damaged
+from comfy_shared.output_options import OutputOptions
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -89,64 +89,10 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str  # of its bytes, hex
     key: str  # where it is in the file store
     temporary: bool = False  # a preview that ComfyUI would have deleted
+    filename: str = ""  # the instance's own name for the file; empty when it is none
+    subfolder: str = ""  # where the instance had it
     original: str = ""  # name of the output that this one was converted from; empty: the prompt made it
     problem: str = ""  # why it could not be converted as the task wished; empty: it was, or nobody wished it
-
-
-class PictureFormat(StrEnum):
-    """A format that pictures can be converted to."""
-
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
-    AVIF = "avif"
-
-
-class OutputOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to make of a task's pictures beside the originals. Animated pictures and other files stay as they are."""
-
-    format: (
-        Annotated[
-            PictureFormat,
-            Meta(description="Add each picture in this format: png, jpeg, webp or avif.", examples=["webp"]),
-        ]
-        | None
-    ) = None
-    quality: (
-        Annotated[
-            int,
-            Meta(ge=1, le=100, description="Of jpeg, webp and avif; absent: 85, avif 60.", examples=[80]),
-        ]
-        | None
-    ) = None
-    max_size: (
-        Annotated[
-            int,
-            Meta(
-                ge=16,
-                le=16384,
-                description="Longest side of the added picture, in pixels; never enlarges. Without `format` it keeps "
-                "the original's.",
-                examples=[1024],
-            ),
-        ]
-        | None
-    ) = None
-    strip_metadata: (
-        Annotated[
-            bool,
-            Meta(
-                description="Take texts (the graph) out of PNG originals too, without touching a pixel; absent: the "
-                "agent's setting STRIP_METADATA.",
-                examples=[True],
-            ),
-        ]
-        | None
-    ) = None
-
-    @property
-    def converts(self) -> bool:
-        return self.format is not None or self.max_size is not None
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +125,25 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()  # (name, value) that the agent must carry, sorted
 
 
+class Extra(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a ComfyUI client sent beside its prompt."""
+
+    client_id: str | None = None  # whose sockets are told
+    number: float = 0  # as it was answered
+    targets: tuple[str, ...] = ()  # nodes that end the graph and are run
+    data: dict[str, Any] = {}  # extra_data without its tokens; goes to the instance with the prompt
+    names: dict[str, dict[str, str]] = {}  # node → input → the client's own name of an uploaded file
+    digest: str = ""  # of the body: the same again is the same call
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an instance's history says of a prompt that succeeded, for ComfyUI clients."""
+
+    outputs: dict[str, Any] = {}  # node → kind → items; files by the instance's own names
+    meta: dict[str, Any] = {}
+    cached: tuple[str, ...] = ()  # nodes that were taken from the cache
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it is handed to the queue."""
 
@@ -196,52 +161,9 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
+    extra: Extra | None = None  # of a ComfyUI client
+    front: bool = False  # goes before the owner's own tasks that wait in its lane
     output_options: OutputOptions | None = None
-
-
-class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks that were accepted in one call, as it is handed to the queue with them."""
-
-    id: str
-    owner: str
-    workflow: str = ""  # of all of its tasks; empty: of none, or of several
-    axes: tuple[str, ...] = ()  # parameters that were swept, the one that changes fastest last
-    columns: int = 0  # of a contact sheet; 0: as it comes
-
-
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as read from Redis."""
-
-    id: str
-    owner: str
-    workflow: str
-    axes: tuple[str, ...]
-    columns: int
-    created_at: int
-    counts: dict[Status, int]  # of its tasks, by status; also of those that are forgotten
-    under_way: float = 0.0  # the fractions of its running tasks, added up
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def ended(self) -> bool:
-        return not self.counts[Status.PENDING] and not self.counts[Status.RUNNING]
-
-    @property
-    def progress(self) -> float:
-        """0 to 1; a task that failed or was canceled counts as done."""
-        done = sum(number for status, number in self.counts.items() if status.final)
-        return min(1.0, (done + self.under_way) / self.total) if self.total else 1.0
-
-    @property
-    def status(self) -> Status:
-        """pending until a task runs, running until all ended; then the worst end of any."""
-        if not self.ended:
-            return Status.PENDING if self.counts[Status.PENDING] == self.total else Status.RUNNING
-        ends = (Status.FAILED, Status.CANCELED)
-        return next((status for status in ends if self.counts[status]), Status.COMPLETED)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,7 +196,20 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     reused: str = ""  # the task whose result it has; empty: its own
     batch: str = ""  # the batch that it came with; empty: alone
     output_options: OutputOptions | None = None
+    hidden: str = ""  # not in its owner's history as ComfyUI clients see it
     packed_prompt: bytes = b""
+    packed_extra: bytes = b""
+    packed_shown: bytes = b""
+
+    @property
+    def extra(self) -> Extra:
+        """What a ComfyUI client sent beside the prompt; empty when none did. Raises Damaged."""
+        return decode(unpack(self.packed_extra), Extra) if self.packed_extra else Extra()
+
+    @property
+    def shown(self) -> Shown | None:
+        """What the instance's history said; None when it was too much, or is not known. Raises Damaged."""
+        return decode(unpack(self.packed_shown), Shown) if self.packed_shown else None
 
     @property
     def prompt(self) -> bytes:
@@ -304,15 +239,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
                     values[field] = _JSON_FIELDS[field].decode(raw)
             values["timeout"] = float(fields[b"timeout"])
             values["status"] = Status(fields[b"status"].decode())
-            values["packed_prompt"] = fields.get(b"prompt", b"")
+            for packed in _PACKED_FIELDS:
+                values[f"packed_{packed}"] = fields.get(packed.encode(), b"")
             return cls(**values)
         except (ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
             raise Damaged(f"the task record is damaged: {type(error).__name__}") from error
 
 
 _TEXT_FIELDS = frozenset(
-    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch"}
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch", "hidden"}
 )
+_PACKED_FIELDS = ("prompt", "extra", "shown")
 _INTEGER_FIELDS = frozenset(
     {"priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events"},
 )

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import msgspec
 from PIL import Image, ImageOps
 
-from comfy_shared.models import OutputOptions, PictureFormat
+from comfy_shared.output_options import OutputOptions, PictureFormat
 
 # The limit of ours is checked before anything decodes; Pillow's own would only be a second, lower one.
 Image.MAX_IMAGE_PIXELS = None

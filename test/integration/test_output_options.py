@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from comfy_shared.models import OutputOptions, PictureFormat
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.settings import SharedSettings
 from test.integration.balancer_support import SMOKE, TASKS, Balancer, fields_of, running
 

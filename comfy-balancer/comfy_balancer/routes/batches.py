@@ -12,8 +12,9 @@ from comfy_balancer.batch_schemas import BatchList, BatchSummary, BatchView
 from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.openapi import answer
 from comfy_balancer.sheets import SIZE, Wish
+from comfy_shared.batches import Batch
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import Batch, PictureFormat
+from comfy_shared.output_options import PictureFormat
 
 router = APIRouter(prefix="/batches", tags=["Batches"])
 

@@ -16,7 +16,8 @@ from comfy_balancer.schemas import OutputList
 from comfy_shared.callers import Caller
 from comfy_shared.errors import NotFound
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import Output, PictureFormat
+from comfy_shared.models import Output
+from comfy_shared.output_options import PictureFormat
 from comfy_shared.pictures import Unconvertible
 
 router = APIRouter(prefix="/tasks", tags=["Tasks"])

@@ -6,7 +6,8 @@ from typing import Any
 from PIL import Image
 
 from comfy_balancer.contact_sheet import EMPTY, Cell, captions, columns_of, draw
-from comfy_shared.models import PictureFormat, Status, Task
+from comfy_shared.models import Status, Task
+from comfy_shared.output_options import PictureFormat
 
 
 def task(**parameters: Any) -> Task:

@@ -11,7 +11,8 @@ from comfy_service.conversion import Converter
 from comfy_service.outputs import Collector, SocketImage
 from comfy_shared.errors import Unavailable
 from comfy_shared.files import FileStore, open_store
-from comfy_shared.models import Output, OutputOptions, PictureFormat
+from comfy_shared.models import Output
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from test.support.builders import output
 from test.support.settings import settings_for
 from test.unit.service.support import service_settings

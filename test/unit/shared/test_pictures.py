@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfy_shared.models import OutputOptions, PictureFormat
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.pictures import Converted, Unconvertible, convert, thumbnail
 
 LIMIT = 1_000_000
