@@ -10,7 +10,9 @@ import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import BinaryIO
 from urllib.parse import urljoin
@@ -32,10 +34,20 @@ class FetchFailed(Exception):
     """A URL could not be fetched; the text says why, and nothing about our network."""
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+class SystemResolver:
+    """The system's resolver, in threads of its own: a name server that does not answer holds up nothing else."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="resolve")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The addresses of a host. Raises OSError."""
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return [str(entry[4][0]) for entry in found]
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Fetcher:
@@ -47,13 +59,14 @@ class Fetcher:
         *,
         timeout: float,
         redirects: int,
-        resolve: Resolve = resolve,
+        resolve: Resolve | None = None,
         trust: ssl.SSLContext | bool = True,
     ) -> None:
         self._policy = policy
         self._timeout = timeout
         self._redirects = redirects
-        self._resolve = resolve
+        self._system = SystemResolver()
+        self._resolve = resolve or self._system
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._client = httpx.AsyncClient(
             headers=HEADERS,
@@ -65,6 +78,7 @@ class Fetcher:
         )
 
     async def aclose(self) -> None:
+        self._system.close()
         await self._client.aclose()
 
     async def fetch(self, url: str, *, limit: int) -> BinaryIO:

@@ -23,8 +23,9 @@ from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
-from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids
+from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
 from comfy_balancer.uploads import Upload
+from comfy_shared.batches import Batch
 from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
@@ -54,6 +55,7 @@ class Accepted:
     tasks: tuple[Task, ...]  # in the order of the call
     replayed: bool  # an earlier call with the same key had been accepted
     batch: str = ""  # id of the batch that they are; empty: one task alone
+    fresh: Batch | None = None  # that batch as it was accepted; None when it was before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,8 +168,10 @@ class TaskService:
         batch_id = together.id if together else ""
         if any(task.reuse for task in tasks):  # it may have joined another, or be completed already
             told = tuple([await self.queue.get(task.id) for task in tasks])
-            return Accepted(tasks=told, replayed=False, batch=batch_id)
-        return Accepted(tasks=_as_tasks(tasks, submitted, batch_id), replayed=False, batch=batch_id)
+        else:
+            told = _as_tasks(tasks, submitted, batch_id)
+        fresh = together.accepted(told) if together else None
+        return Accepted(tasks=told, replayed=False, batch=batch_id, fresh=fresh)
 
     @asynccontextmanager
     async def _prepared(
@@ -181,9 +185,11 @@ class TaskService:
         }
         if wanted:
             hollow = [with_files(point, around, stand_ins(wanted)) for point in points]
+            weigh(hollow, limit=self._settings.json_limit)
             await self._drafts(hollow, around, parts)
         async with self._references.brought(wanted, who) as brought:
             whole = [with_files(point, around, brought.sha256s) for point in points] if wanted else points
+            weigh(whole, limit=self._settings.json_limit)
             drafts = await self._drafts(whole, around, parts)
             every = (*uploads, *brought.uploads)
             yield Ready(drafts=drafts, uploads=every, files=await self._references.files(drafts, points, every))

@@ -78,6 +78,21 @@ def expand(requests: Sequence[TaskRequest], *, limit: int, batch: bool) -> Expan
     return Expanded(points=tuple(points), axes=tuple(axes), columns=columns if columns <= WIDEST else 0)
 
 
+def weigh(points: Sequence[Point], *, limit: int) -> None:
+    """Refuses a sweep whose texts, repeated for each of its tasks, are larger than the tasks could be sent one by one.
+
+    Raises:
+        InvalidTask: they have more than `limit` characters together.
+    """
+    total = 0
+    for point in points:
+        texts = {name: len(value) for name, value in point.request.parameters.items() if isinstance(value, str)}
+        total += sum(texts.values()) if point.places else 0
+        if total > limit:
+            longest = point.field_of(f"parameters.{max(texts, key=lambda name: texts[name])}")
+            raise _problem(longest, f"the texts of the sweep's tasks are larger than {limit} together", maximum=limit)
+
+
 def new_ids(number: int) -> list[str]:
     """Ids for the tasks of one call, in the order in which they sort."""
     return sorted(str(ULID()).lower() for _ in range(number))

@@ -72,5 +72,7 @@ class Converter:
             size=stored.size,
             sha256=stored.sha256,
             key=stored.key,
+            filename="",
+            subfolder="",
             original=original.name,
         )

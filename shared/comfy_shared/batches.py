@@ -3,6 +3,8 @@
 A batch lives as long as any of its tasks is remembered. Reading one costs one round trip, however many tasks it has.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -28,6 +30,19 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     workflow: str = ""  # of all of its tasks; empty: of none, or of several
     axes: tuple[str, ...] = ()  # parameters that were swept, the one that changes fastest last
     columns: int = 0  # of a contact sheet; 0: as it comes
+
+    def accepted(self, tasks: Sequence[Task]) -> "Batch":
+        """What was just written, without reading it."""
+        statuses = Counter(task.status for task in tasks)
+        return Batch(
+            id=self.id,
+            owner=self.owner,
+            workflow=self.workflow,
+            axes=self.axes,
+            columns=self.columns,
+            created_at=tasks[0].created_at,
+            counts={status: statuses[status] for status in Status},
+        )
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

@@ -273,6 +273,14 @@ class TestLife:
         assert (await balancer.client.get(second["links"]["self"])).status_code == 404
         assert (await balancer.client.get(BATCHES)).json()["batches"] == []
 
+    async def test_a_task_that_is_set_aside_counts_as_failed(self, balancer: Balancer) -> None:
+        hand = await balancer.hand()
+        batch = (await balancer.client.post(TASKS, json={**GRID, "parameters": {"width": [64, 65]}})).json()
+        await balancer.redis.hset(balancer.keys.task(batch["tasks"][0]["id"]), "attempt", "broken")
+        assert (await complete(balancer, hand)) == batch["tasks"][1]["id"]
+        seen = await state(balancer, batch)
+        assert (nonzero(seen), seen["status"], len(seen["tasks"])) == ({"completed": 1, "failed": 1}, "failed", 1)
+
 
 class TestOwners:
     async def test_another_owners_batch_is_not_there(self, balancer: Balancer) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from comfy_balancer.addresses import AddressPolicy, Unsafe, networks
 from comfy_balancer.fetching import Fetcher, FetchFailed
 from test.cluster import free_port
 
-OPEN = AddressPolicy(private=networks("127.0.0.0/8"))
+OPEN = AddressPolicy(private=networks("127.0.0.0/8, ::1/128"))
 Answer = Callable[[bytes], list[bytes | float]]  # the head of a request → what is sent, and pauses
 
 
@@ -232,6 +232,12 @@ async def test_nobody_there_and_no_such_name_are_told() -> None:
         for host in ("missing", "odd", "none"):
             with pytest.raises(FetchFailed, match="cannot be found"):
                 await body(fetch, f"http://{host}.test/")
+
+
+async def test_the_systems_resolver_is_asked_when_nobody_else_is_given() -> None:
+    made = Fetcher(OPEN, timeout=5, redirects=0)
+    async with served(lambda _: ok(), host="127.0.0.1") as server, aclosing(made):
+        assert await body(made, f"http://localhost:{server.port}/") == b"hello"
 
 
 async def test_another_address_of_the_name_is_tried() -> None:

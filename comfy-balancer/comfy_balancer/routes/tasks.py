@@ -132,7 +132,7 @@ async def submit(
 
 
 async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
-    batch = await here.batches.get(accepted.batch, who)
+    batch = accepted.fresh or await here.batches.get(accepted.batch, who)
     tasks = accepted.tasks
     if wait:
         batch = await here.batches.wait(batch, wait)

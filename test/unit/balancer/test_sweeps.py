@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from comfy_balancer.schemas import TaskRequest
-from comfy_balancer.sweeps import Expanded, expand, new_ids
+from comfy_balancer.sweeps import Expanded, expand, new_ids, weigh
 from comfy_shared.errors import FieldProblem, InvalidTask
 
 
@@ -86,6 +86,14 @@ def test_a_problem_names_the_value_of_the_list() -> None:
         [FieldProblem(field="parameters.a", message="x"), FieldProblem(field="parameters.b", message="x")]
     )
     assert [problem.field for problem in told] == ["tasks.0.parameters.a.1", "tasks.0.parameters.b"]
+
+
+def test_texts_that_a_sweep_would_repeat_too_often_are_refused() -> None:
+    points = sweep(text="x" * 1000, a=[1] * 10).points
+    weigh(points, limit=10_000)
+    with pytest.raises(InvalidTask, match=r"parameters\.text"):
+        weigh(points, limit=9_999)
+    weigh(sweep(text="x" * 1000).points, limit=10)
 
 
 def test_ids_of_one_call_sort_in_its_order() -> None:
