@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -17,17 +17,21 @@ import structlog
 from fastapi import FastAPI, Request
 
 from comfy_balancer import openai_api, openapi, sweeper
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
+from comfy_balancer.references import References
 from comfy_balancer.routes import (
     agents,
+    batches,
     events,
     health,
     inputs,
@@ -41,8 +45,11 @@ from comfy_balancer.routes import (
 )
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
 from comfy_shared.guesses import GuessLimit
@@ -84,7 +91,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, runs, events, outputs, inputs, workflows, publishing, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(openai_api.PREFIX, openai_api.create())
@@ -113,7 +120,9 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            resources = _compose(settings, redis, loops)
+            async with aclosing(resources.fetcher):
+                yield {"resources": resources}
     finally:
         await redis.aclose()
         log_system.close()
@@ -149,11 +158,19 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     return Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
+        fetcher=fetcher,
+        service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
         lister=TaskLister(redis, keys),
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,

@@ -177,16 +177,27 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
 
 async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
     """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return await know(name, part.file, settings.pixel_limit)
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
 
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,

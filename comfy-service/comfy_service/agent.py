@@ -79,7 +79,7 @@ class Agent:
             instance=self._instance,
             socket=self._socket,
             placer=self._placer,
-            collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
+            collector=Collector(self._instance, store, settings),
             silence=settings.silence_seconds,
             suspect=self._suspect_instance,
             judged=self._fitness.judged,

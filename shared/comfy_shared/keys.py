@@ -28,6 +28,8 @@ passed in KEYS.
 | story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
 | index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
+| batch:ID | hash: owner, axes …, tasks counted by status | as its tasks | submit, each new status, purge |
+| batches:all, batches:owner:OWNER | zset: batch → created | as the batches | submit, purge |
 | finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
 | idempotency:OWNER:KEY | string: fingerprint + ids | `idempotency_ttl` | submit |
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
@@ -97,6 +99,8 @@ class Keys:
         self.events = base + "events"
         self.index_prefix = base + "index:"
         self.finished = base + "finished"
+        self.batch_prefix = base + "batch:"
+        self.batches_prefix = base + "batches:"
         self.agents = base + "agents"
         self.agent_prefix = base + "agent:"
         self.verdicts_prefix = base + "verdicts:"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from comfy_shared.errors import Damaged
+from comfy_shared.output_options import OutputOptions
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -90,6 +91,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     temporary: bool = False  # a preview that ComfyUI would have deleted
     filename: str = ""  # the instance's own name for the file; empty when it is none
     subfolder: str = ""  # where the instance had it
+    original: str = ""  # name of the output that this one was converted from; empty: the prompt made it
+    problem: str = ""  # why it could not be converted as the task wished; empty: it was, or nobody wished it
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +164,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
     extra: Extra | None = None  # of a ComfyUI client
     front: bool = False  # goes before the owner's own tasks that wait in its lane
+    output_options: OutputOptions | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +196,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    batch: str = ""  # the batch that it came with; empty: alone
+    output_options: OutputOptions | None = None
     hidden: str = ""  # not in its owner's history as ComfyUI clients see it
     packed_prompt: bytes = b""
     packed_extra: bytes = b""
@@ -243,7 +249,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEXT_FIELDS = frozenset(
-    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "hidden"}
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch", "hidden"}
 )
 _PACKED_FIELDS = ("prompt", "extra", "shown")
 _INTEGER_FIELDS = frozenset(
@@ -258,6 +264,7 @@ _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),
     "error": msgspec.json.Decoder(TaskError),
+    "output_options": msgspec.json.Decoder(OutputOptions),
 }
 
 
