@@ -29,6 +29,7 @@ from comfy_shared.workflows.values import (
 
 MOST_PARAMETERS = 100  # inferred for one graph; the first in their order
 MOST_CHOICES = 10_000  # a longer list does not limit
+MOST_LOOKED_AT = 20  # choices of a list, to see whether they are model files
 LONGEST_DESCRIPTION = 500  # characters
 
 _SIZES = ("width", "height", "length", "video_frames", "batch_size", "fps", "frame_rate", "megapixels", "duration")
@@ -108,11 +109,13 @@ def infer_parameters(
             if _usable(prompt, joined):
                 parameters[place] = joined
                 continue
+        if len(parameters) == MOST_PARAMETERS:
+            break
         title = primitive[1] if primitive and primitive[1] else each.title
         name = _unique(each, title, bool(primitive and primitive[1]), names)
         parameter = describe(prompt, each.type, name, target, each.spec, order=len(parameters) + 1)
         parameter = msgspec.structs.replace(parameter, group=_GROUPS.get(each.kind, ""), description=_said(each, name))
-        if len(parameters) < MOST_PARAMETERS and _usable(prompt, parameter):
+        if _usable(prompt, parameter):
             names.add(name)
             if primitive is not None:
                 together[primitive[0]] = len(parameters)
@@ -198,7 +201,7 @@ def _type(node: Mapping[str, Any], spec: InputSpec, value: Any, uses: Uses, node
         case "STRING":
             return ParameterType.TEXT
         case "COMBO":
-            files = names_model(value) or any(names_model(each) for each in _listed(spec)[:MOST_CHOICES])
+            files = names_model(value) or any(names_model(each) for each in _listed(spec)[:MOST_LOOKED_AT])
             return ParameterType.MODEL if files else ParameterType.CHOICE
         case _:
             return None

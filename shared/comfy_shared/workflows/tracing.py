@@ -29,6 +29,7 @@ class Uses:
     def __init__(self, prompt: Graph, object_info: Mapping[str, Any]) -> None:
         self._prompt = prompt
         self._info = object_info
+        self._senses: dict[str, Sense] | None = None
         self._users: dict[str, list[tuple[int, str, str]]] = {}  # node → (its slot, user, the user's input)
         for node_id, node in prompt.items():
             for name, value in node["inputs"].items():
@@ -53,34 +54,45 @@ class Uses:
         return found
 
     def sense(self, node_id: str) -> Sense:
-        """What the text in this node is for."""
-        found, seen, waiting = Sense.NONE, {node_id}, [node_id]
+        """What the text in this node is for; what is wanted somewhere is wanted."""
+        if self._senses is None:
+            self._senses = self._spread(Sense.NEGATIVE) | self._spread(Sense.POSITIVE)
+        return self._senses.get(node_id, Sense.NONE)
+
+    def _spread(self, sense: Sense) -> dict[str, Sense]:
+        """All nodes whose text ends in this sense: backwards from where it is told, each node once."""
+        sources: dict[str, list[str]] = {}  # user → nodes whose text goes on through it
+        found: dict[str, Sense] = {}
+        waiting: list[str] = []
+        for source, users in self._users.items():
+            for slot, user, name in users:
+                told = self._told(source, slot, user, name.lower())
+                if told is sense:
+                    waiting.append(source)
+                elif told is Sense.NONE:
+                    sources.setdefault(user, []).append(source)
         while waiting:
-            current = waiting.pop()
-            for slot, user, name in self.users(current):
-                if self._type(current, slot) not in _CARRIED:
-                    continue
-                word = name.lower()
-                if "negative" in word or "uncond" in word:
-                    found = Sense.NEGATIVE if found is Sense.NONE else found
-                    continue
-                if "positive" in word or not self._carries(user):
-                    found = Sense.POSITIVE if self._is_prompt(current, user, slot, word) else found
-                    continue
-                if user not in seen:
-                    seen.add(user)
-                    waiting.append(user)
-            if found is Sense.POSITIVE:
-                return found
+            node_id = waiting.pop()
+            if node_id not in found:
+                found[node_id] = sense
+                waiting += sources.get(node_id, [])
         return found
 
-    def _is_prompt(self, current: str, user: str, slot: int, word: str) -> bool:
-        """Whether the way ends as a prompt: as a conditioning, or as a text in a class that reads it itself."""
-        return "positive" in word or self._type(current, slot) == "CONDITIONING" or "prompt" in word
+    def _told(self, source: str, slot: int, user: str, word: str) -> Sense | None:
+        """What a link says of the text that comes through it. NONE: its user passes it on; None: there it ends."""
+        kind = self._type(source, slot) if source in self._prompt else ""
+        if kind not in _CARRIED or self._prompt[user]["class_type"] in _FORGETS:
+            return None
+        if "negative" in word or "uncond" in word:
+            return Sense.NEGATIVE
+        if "positive" in word:
+            return Sense.POSITIVE
+        if self._carries(user):
+            return Sense.NONE
+        return Sense.POSITIVE if kind == "CONDITIONING" or "prompt" in word else None
 
     def _carries(self, node_id: str) -> bool:
-        node = self._prompt[node_id]
-        return node["class_type"] not in _FORGETS and any(kind in _CARRIED for kind in self._outputs(node))
+        return any(kind in _CARRIED for kind in self._outputs(self._prompt[node_id]))
 
     def _type(self, node_id: str, slot: int) -> str:
         outputs = self._outputs(self._prompt[node_id])
