@@ -2,18 +2,20 @@
 
 One module is one group of commands. It has `add(groups)`, which adds its parser and gives each command's parser the
 default `run`: a function from the parsed arguments to an exit code. `GROUPS` lists the modules; that is all.
-Whatever goes wrong in a way that the user can mend is a `CommandError`: one line on stderr, exit code 2.
+What goes wrong is one line on stderr: what the user can mend by calling otherwise is a `CommandError`, exit code 2;
+what the system could not do, a `ComfyError`, is exit code 1.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from comfy_balancer.cli import workflow
+from comfy_balancer.cli import keys, workflow
 from comfy_balancer.cli.errors import CommandError
+from comfy_shared.errors import ComfyError
 
-GROUPS = (workflow,)
-FAILED = 2
+GROUPS = (keys, workflow)
+UNDONE, FAILED = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         sys.stderr.write(f"comfyctl: {error}\n")
         return FAILED
+    except ComfyError as error:
+        sys.stderr.write(f"comfyctl: {error.message}\n")
+        return UNDONE
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return 0

@@ -25,6 +25,8 @@ from comfy_shared.workflows.schema import json_schema
 from comfy_shared.workflows.soundness import check_sound
 from comfy_shared.workflows.storing import from_json, to_json
 from comfy_shared.workflows.values import (
+    OpenAIMapping,
+    OpenAIQuality,
     Parameter,
     ParameterError,
     ParameterProblem,
@@ -37,6 +39,8 @@ from comfy_shared.workflows.values import (
 __all__ = [
     "ConversionError",
     "FileInput",
+    "OpenAIMapping",
+    "OpenAIQuality",
     "Parameter",
     "ParameterDraft",
     "ParameterError",

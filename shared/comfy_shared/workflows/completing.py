@@ -15,7 +15,7 @@ from comfy_shared.workflows.converting import ObjectInfo, convert
 from comfy_shared.workflows.inferring import describe, infer_parameters, specify
 from comfy_shared.workflows.storing import make_workflow
 from comfy_shared.workflows.tracing import Uses
-from comfy_shared.workflows.values import Graph, Limit, Parameter, ParameterType, Target, Workflow
+from comfy_shared.workflows.values import Graph, Limit, OpenAIMapping, Parameter, ParameterType, Target, Workflow
 
 _LIMITS = ("minimum", "maximum", "step", "choices")
 
@@ -56,6 +56,7 @@ class WorkflowDraft(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Graph | None = None  # None: to be made of the editor's graph
     editor: dict[str, Any] | None = None
     parameters: tuple[ParameterDraft, ...] = ()
+    openai: OpenAIMapping | None = None
     infer: bool | None = None  # whether parameters that are not written are inferred; None: see above
 
 
@@ -84,6 +85,7 @@ def complete_workflow(draft: WorkflowDraft, object_info: ObjectInfo | None) -> W
         prompt=prompt,
         editor=draft.editor,
         parameters=_parameters(draft, prompt, object_info),
+        openai=draft.openai,
     )
 
 

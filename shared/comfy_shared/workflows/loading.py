@@ -16,7 +16,15 @@ import yaml
 from comfy_shared.workflows.checks import Flaw, check_graph
 from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
 from comfy_shared.workflows.converting import ConversionError, ObjectInfo
-from comfy_shared.workflows.values import Graph, Limit, ParameterType, Target, Workflow, WorkflowError
+from comfy_shared.workflows.values import (
+    Graph,
+    Limit,
+    OpenAIMapping,
+    ParameterType,
+    Target,
+    Workflow,
+    WorkflowError,
+)
 
 API, EDITOR, PARAMETERS = "-api.json", ".json", ".yaml"
 WORKFLOW_NAME = re.compile(r"(?!.*-api$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -55,6 +63,7 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     description: str = ""
     parameters: dict[Any, Any] | None = None
+    openai: OpenAIMapping | None = None
     infer: bool | None = None
 
 
@@ -122,6 +131,16 @@ def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None
         _check(name, prompt)
     optional = object_info is not None and not (folder / (name + PARAMETERS)).exists()
     source = _Yaml(data={}, lines={}) if optional else _read_yaml(folder, name)
+    return _assemble(name, prompt, editor, source, object_info)
+
+
+def _assemble(
+    name: str,
+    prompt: Graph | None,
+    editor: dict[str, Any] | None,
+    source: _Yaml,
+    object_info: ObjectInfo | None,
+) -> Workflow:
     entries = _convert(name, source, _File, source.data)
     draft = WorkflowDraft(
         name=name,
@@ -130,6 +149,7 @@ def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None
         prompt=prompt,
         editor=editor,
         parameters=tuple(_parameters(name, source, entries.parameters or {})),
+        openai=entries.openai,
         infer=entries.infer,
     )
     try:
