@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from comfy_balancer.cli import main
+from comfy_shared.workflows import load_workflow
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "conversion"
 OBJECT_INFO = str(FIXTURES / "object_info.json")
@@ -68,6 +69,20 @@ def test_object_info_comes_from_an_instance_by_its_address(
     assert json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}") == pair["api"]
 
 
+@pytest.mark.parametrize("kind", ["ui", "api"])
+def test_infer_prints_a_parameter_file_that_loads(
+    tmp_path: Path, pair: dict[str, Any], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the editor's graph as of the API graph; the workflow is then complete without object info."""
+    (tmp_path / "graph.json").write_text(json.dumps(pair[kind]))
+    assert main(["workflow", "infer", str(tmp_path / "graph.json"), "--object-info", OBJECT_INFO]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    (tmp_path / "mine-api.json").write_text(json.dumps(pair["api"]))
+    parameters = {each.name: each for each in load_workflow(tmp_path, "mine").parameters}
+    assert {"text", "negative_text", "steps", "seed"} <= set(parameters)
+    assert (parameters["steps"].default, parameters["steps"].maximum) == (25, 100)
+
+
 def test_an_unknown_class_is_named_with_its_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "graph.json"
     path.write_text(json.dumps({"nodes": [{"id": 12, "type": "NoSuchNode"}], "links": []}))
@@ -120,7 +135,7 @@ def test_an_instance_that_does_not_answer_is_named(
     assert "http://gpu-1:8188/object_info: [Errno 111] Connection refused" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["workflow"], ["workflow", "convert"]])
+@pytest.mark.parametrize("words", [[], ["workflow"], ["workflow", "convert"], ["workflow", "infer"]])
 def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
