@@ -135,12 +135,17 @@ def _known(prompt: Graph, object_info: ObjectInfo, written: ParameterDraft, uses
     return describe(prompt, written.type or found[0], written.name, target, found[1], order=0)
 
 
+def _untold(written: ParameterDraft) -> Flaw:
+    if not written.targets:
+        return Flaw("is in no slot that could be inferred", parameter=written.name)
+    lacking = "type" if written.type is None else "choices"
+    return Flaw(f"has no {lacking}, and object info does not tell", parameter=written.name, key=lacking)
+
+
 def _filled(prompt: Graph, written: ParameterDraft, place: int, known: Parameter | None) -> Parameter:
     """What is written, and of what is known as much as goes with it."""
     if known is None:
-        what = "type" if written.targets else ""
-        reason = "has no type, and object info does not tell it" if what else "is in no slot that could be inferred"
-        raise Flaw(reason, parameter=written.name, key=what)
+        raise _untold(written)
     type_ = written.type or known.type
     said = {
         "type": type_,

@@ -220,7 +220,7 @@ def _kind(node: Mapping[str, Any], spec: InputSpec, type_: ParameterType, uses: 
     if type_ is ParameterType.SEED:
         return None if node["inputs"].get("add_noise") == "disable" else _SEED
     if type_ is ParameterType.TEXT and (spec.options.get("multiline") or spec.name == "value"):
-        return _TEXT if uses.sense(node_id) is not Sense.NONE or _writes(spec) else _PRIMITIVE
+        return _text_kind(spec, uses, node_id)
     if node["class_type"].startswith("Primitive"):
         return _PRIMITIVE
     if type_ is ParameterType.MODEL:
@@ -230,8 +230,12 @@ def _kind(node: Mapping[str, Any], spec: InputSpec, type_: ParameterType, uses: 
     return _SAMPLE if spec.name in _SAMPLING and type_ is not ParameterType.TEXT else None
 
 
-def _writes(spec: InputSpec) -> bool:
-    return "prompt" in spec.name or spec.name.startswith("text")
+def _text_kind(spec: InputSpec, uses: Uses, node_id: str) -> int | None:
+    if uses.sense(node_id) is not Sense.NONE:
+        return _TEXT
+    if uses.gives(node_id, "CONDITIONING"):
+        return None  # whatever it says, nothing comes of it
+    return _TEXT if "prompt" in spec.name or spec.name.startswith("text") else _PRIMITIVE
 
 
 def _wanted(spec: InputSpec, type_: ParameterType, kind: int, uses: Uses, node_id: str) -> str:

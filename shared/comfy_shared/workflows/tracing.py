@@ -11,6 +11,7 @@ from typing import Any
 from comfy_shared.workflows.checks import is_link
 from comfy_shared.workflows.values import Graph
 
+MOST_SLOTS = 1_000  # outputs of one node; a link from beyond leads to none
 _CARRIED = ("CONDITIONING", "STRING")  # what may hold a prompt's text on its way
 _FORGETS = frozenset({"ConditioningZeroOut"})  # takes a conditioning, and nothing of the text comes out
 
@@ -34,7 +35,8 @@ class Uses:
         for node_id, node in prompt.items():
             for name, value in node["inputs"].items():
                 if is_link(value):
-                    self._users.setdefault(value[0], []).append((int(value[1]), node_id, name))
+                    slot = int(value[1]) if abs(value[1]) < MOST_SLOTS else -1
+                    self._users.setdefault(value[0], []).append((slot, node_id, name))
 
     def users(self, node_id: str) -> list[tuple[int, str, str]]:
         """Who is linked to this node: (its output slot, the other node, that node's input)."""
@@ -110,6 +112,10 @@ class Uses:
         """Whether all that is used of a node are outputs of one type."""
         used = [self._type(node_id, slot) for slot, _, _ in self.users(node_id)]
         return bool(used) and all(each == kind for each in used)
+
+    def gives(self, node_id: str, kind: str) -> bool:
+        """Whether a node has an output of this type."""
+        return kind in self._outputs(self._prompt[node_id])
 
     def inputs_fed(self, node_id: str) -> Iterator[str]:
         """The names of the inputs that a node is linked to."""

@@ -140,6 +140,12 @@ def test_a_text_that_is_zeroed_out_for_the_negative_is_a_wanted_one() -> None:
     assert "negative_text" not in found
 
 
+def test_a_text_that_is_only_zeroed_out_is_no_parameter() -> None:
+    prompt = wired({"20": node("ConditioningZeroOut", conditioning=["2", 0])})
+    prompt["3"]["inputs"] |= {"positive": ["1", 0], "negative": ["20", 0]}
+    assert [slots(each) for each in inferred(prompt).values() if each.type is ParameterType.TEXT] == [[("1", "text")]]
+
+
 def test_a_text_in_a_node_of_its_own_is_found_behind_the_encoder() -> None:
     prompt = wired({"20": node("PrimitiveString", value="far away")})
     prompt["2"]["inputs"]["text"] = ["20", 0]
@@ -284,7 +290,11 @@ def test_a_file_that_is_complete_is_taken_as_it_stands() -> None:
     ("draft", "message"),
     [
         (ParameterDraft(name="zoom"), "parameter zoom: is in no slot that could be inferred"),
-        (ParameterDraft(name="a", targets=target("99", "x")), "has no type, and object info does not tell it"),
+        (ParameterDraft(name="a", targets=target("99", "x")), "has no type, and object info does not tell"),
+        (
+            ParameterDraft(name="a", type=ParameterType.CHOICE, targets=target("99", "x")),
+            "has no choices, and object info",
+        ),
         (ParameterDraft(name="steps", minimum=90), "must be at least 90"),
     ],
 )
