@@ -6,16 +6,18 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from comfy_balancer import openapi, sweeper
+from comfy_balancer import openai_api, openapi, sweeper
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.comfyui_api.context import ComfyUI
 from comfy_balancer.comfyui_api.definitions import Merger
@@ -27,17 +29,42 @@ from comfy_balancer.comfyui_api.sessions import Sessions
 from comfy_balancer.comfyui_api.tasklists import OwnTasks
 from comfy_balancer.comfyui_api.userdata import UserData
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
+from comfy_balancer.login.api_keys import ApiKeys
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
+from comfy_balancer.login.tickets import Tickets
+from comfy_balancer.references import References
+from comfy_balancer.routes import (
+    agents,
+    batches,
+    events,
+    health,
+    inputs,
+    log_in,
+    outputs,
+    policy,
+    publishing,
+    runs,
+    tasks,
+    workflows,
+)
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
+from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
+from comfy_shared.http.login import Gate
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
 from comfy_shared.live import LiveHub
@@ -47,7 +74,16 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
+SHAPES = {openai_api.PREFIX: openai_api.shape}
+
+
+class FormPaths:
+    """The paths that take files."""
+
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits")
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._paths.fullmatch(path) is not None
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -64,18 +100,19 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
-    app.include_router(docs_router(app.title))
+    app.mount(openai_api.PREFIX, openai_api.create())
+    app.include_router(docs_router(app.title, _document))
     app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
-        settings,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
-        form_paths=FORM_PATHS,
+        form_paths=FormPaths(),
+        shapes=SHAPES,
         rule_of=partial(body_rule, settings.file_limit),
     )
     return app
@@ -94,7 +131,9 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield _compose(settings, redis, loops)
+            state = _compose(settings, redis, loops)
+            async with aclosing(state["resources"].fetcher):
+                yield state
     finally:
         await redis.aclose()
         log_system.close()
@@ -108,6 +147,9 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
     # This process never registers an agent, so the time to live of a heartbeat says nothing here.
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
+    gate = Gate(settings, GuessLimit(redis, keys, settings))
+    links = Links(redis, keys, seconds=settings.link_seconds)
+    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
 
     def on_news(kind: str) -> None:
         if kind == "workflow":
@@ -127,7 +169,10 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
-    service = TaskService(queue, hub, catalog, fleet, inputs, settings)
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     lister = TaskLister(redis, keys)
     tasks = OwnTasks(redis, keys, lister)
     sessions = Sessions(hub, live, tasks)
@@ -146,14 +191,27 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
         settings=settings,
         redis=redis,
         files=files,
+        fetcher=fetcher,
         service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
         lister=lister,
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
         live=live,
+        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
+        tickets=tickets,
+        links=links,
+        document=Document(catalog),
     )
     return {"resources": resources, "comfyui": comfyui}
+
+
+async def _document(request: Request) -> bytes:
+    resources: Resources = request.state.resources
+    return await resources.document.encoded(request.app.openapi())
 
 
 def _die(name: str) -> None:

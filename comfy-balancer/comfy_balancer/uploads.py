@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from comfy_shared.store import border
 Image.MAX_IMAGE_PIXELS = None
 
 CHUNK = 1024 * 1024
+MOST_FIELDS = 1000  # parts of a form without a file
 HEAD = 64 * 1024  # bytes that tell the type of a video or audio file
 FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded", "StorageFull")
 
@@ -123,19 +124,28 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
-    form = await _parse(request, settings)
-    try:
+    async with open_form(request, settings) as form:
         yield await _sort(form, settings)
+
+
+@asynccontextmanager
+async def open_form(request: Request, settings: BalancerSettings) -> AsyncIterator[FormData]:
+    """The parts of a multipart body as they are; what it spooled to disk is gone after the block. Raises as
+    `read_form`."""
+    form = await parse_form(request, settings)
+    try:
+        yield form
     finally:
         await form.close()
 
 
-async def _parse(request: Request, settings: BalancerSettings) -> FormData:
+async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
+    """The parts of a multipart body, files spooled to disk; the caller closes it. Raises as `read_form`."""
     parser = _Parser(
         request.headers,
         request.stream(),
         max_files=settings.files_limit,
-        max_fields=settings.files_limit,
+        max_fields=MOST_FIELDS,
         max_part_size=settings.json_limit,
     )
     parser.part_limit = settings.file_limit
@@ -162,26 +172,38 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
             if len(texts[name]) > settings.json_limit:
                 raise TooLarge(f"The part task is larger than {settings.json_limit} bytes.")
         else:
-            uploads.append(await _known(name, value, settings))
+            uploads.append(await known_upload(name, value, settings))
     return Form(texts=texts, uploads=tuple(uploads))
 
 
-async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+    """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return replace(await know(name, part.file, settings.pixel_limit), filename=part.filename or "")
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
+
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,
             extension=extension,
             content_type=content_type,
-            filename=part.filename or "",
         )
 
     return await asyncio.to_thread(work)

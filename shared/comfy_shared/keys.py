@@ -28,6 +28,8 @@ passed in KEYS.
 | story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
 | index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
+| batch:ID | hash: owner, axes …, tasks counted by status | as its tasks | submit, each new status, purge |
+| batches:all, batches:owner:OWNER | zset: batch → created | as the batches | submit, purge |
 | finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
 | idempotency:OWNER:KEY | string: fingerprint + ids | `idempotency_ttl` | submit |
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
@@ -37,8 +39,10 @@ passed in KEYS.
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
-| workflow:NAME | string: JSON | permanent | publish |
-| workflows | hash: name → digest | permanent | publish |
+| workflow:NAME | hash: content:N, about:N of each version; digest:DIGEST → N | permanent | publish, unpublish |
+| workflows | hash: name → active, newest, canary, share, born | permanent | publish, activate, canary, unpublish |
+| workflow-files | hash: name → digest of what the files last held | permanent | publish |
+| workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
 | uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
@@ -50,6 +54,11 @@ passed in KEYS.
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
 | policy | string: the policy's name; lane when absent | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
+| guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
+| api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
+| api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
+| link-secret | string: the secret of signed links | permanent | whoever signs first |
+| ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
 Channel `live:OWNER`: frames of the owner's running tasks, for who watches just now (`live`).
@@ -58,8 +67,8 @@ Channel `live:OWNER`: frames of the owner's running tasks, for who watches just 
 PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
-        "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses",
+        "workflows", "workflow-files", "workflow-problems", "inputs", "input-uses", "damaged", "swept",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
 
@@ -93,6 +102,8 @@ class Keys:
         self.events = base + "events"
         self.index_prefix = base + "index:"
         self.finished = base + "finished"
+        self.batch_prefix = base + "batch:"
+        self.batches_prefix = base + "batches:"
         self.agents = base + "agents"
         self.agent_prefix = base + "agent:"
         self.verdicts_prefix = base + "verdicts:"
@@ -102,6 +113,8 @@ class Keys:
         self.offer_prefix = base + "offer:"
         self.workflow_prefix = base + "workflow:"
         self.workflows = base + "workflows"
+        self.workflow_files = base + "workflow-files"
+        self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
         self.damaged = base + "damaged"
@@ -110,6 +123,11 @@ class Keys:
         self.servers_prefix = base + "servers:"
         self.stats_prefix = base + "stats:"
         self.policy = base + "policy"
+        self.guesses_prefix = base + "guesses:"
+        self.api_keys = base + "api-keys"
+        self.api_key_used_prefix = base + "api-key-used:"
+        self.link_secret = base + "link-secret"
+        self.ticket_prefix = base + "ticket:"
 
     def task(self, task_id: str) -> str:
         return self.task_prefix + task_id
@@ -149,3 +167,12 @@ class Keys:
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)
+
+    def guesses(self, address: str) -> str:
+        return self.guesses_prefix + address
+
+    def api_key_used(self, key_id: str) -> str:
+        return self.api_key_used_prefix + key_id
+
+    def ticket(self, digest: str) -> str:
+        return self.ticket_prefix + digest

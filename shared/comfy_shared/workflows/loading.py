@@ -14,10 +14,22 @@ import msgspec
 import yaml
 
 from comfy_shared.workflows.checks import Flaw, check_graph
-from comfy_shared.workflows.storing import make_workflow
-from comfy_shared.workflows.values import Graph, Limit, Parameter, ParameterType, Target, Workflow, WorkflowError
+from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
+from comfy_shared.workflows.converting import ConversionError, ObjectInfo
+from comfy_shared.workflows.values import (
+    Graph,
+    Limit,
+    OpenAIMapping,
+    ParameterType,
+    Target,
+    Workflow,
+    WorkflowError,
+)
 
 API, EDITOR, PARAMETERS = "-api.json", ".json", ".yaml"
+LARGEST_FILE = 16 * 1024 * 1024  # bytes
+LARGEST_YAML = 256 * 1024  # characters of a parameter file
+MOST_YAML = 50_000  # values in it
 WORKFLOW_NAME = re.compile(r"(?!.*-api$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 T = TypeVar("T")
@@ -32,7 +44,7 @@ class _TargetEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class _ParameterEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One entry under `parameters`, as it is written."""
 
-    type: ParameterType
+    type: ParameterType | None = None
     node_id: str | int | None = None
     input_name: str | None = None
     targets: list[_TargetEntry] = []
@@ -54,6 +66,8 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     description: str = ""
     parameters: dict[Any, Any] | None = None
+    openai: OpenAIMapping | None = None
+    infer: bool | None = None
 
 
 class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +83,8 @@ class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_workflows(folder: Path) -> list[str]:
     """The names of the workflows in a folder, sorted: each prefix that has a graph in API format or a parameter file.
+
+    An editor's graph alone is a workflow too, but only where object info is known: see `load_workflow`.
 
     Raises:
         WorkflowError: the folder cannot be read.
@@ -99,34 +115,88 @@ def load_workflows(folder: Path) -> tuple[list[Workflow], list[WorkflowError]]:
     return workflows, errors
 
 
-def load_workflow(folder: Path, name: str) -> Workflow:
+def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None) -> Workflow:
     """Reads and checks one workflow.
+
+    With object info, which an agent's instance gives, only one of the two graphs is needed, and the parameters may be
+    partial or missing. Without it, the graph in API format and the parameters must be there.
 
     Raises:
         WorkflowError: the first thing that is wrong with it.
     """
+    check_name(name)
+    editor = _read_editor(folder, name)
+    prompt = None
+    if object_info is None or editor is None or (folder / (name + API)).exists():
+        prompt = _read_json(folder, name, API)
+        _check(name, prompt)
+    optional = object_info is not None and not (folder / (name + PARAMETERS)).exists()
+    source = _Yaml(data={}, lines={}) if optional else _read_yaml(name, _read_text(folder, name, PARAMETERS))
+    return _assemble(name, prompt, editor, source, object_info)
+
+
+def make_from_request(
+    name: str,
+    prompt: Graph | None,
+    editor: dict[str, Any] | None,
+    parameters: str | dict[str, Any],
+    *,
+    title: str = "",
+    description: str = "",
+    object_info: ObjectInfo | None = None,
+) -> Workflow:
+    """A workflow that does not come from files; `parameters` is the text of a parameter file, or what stands in one
+    under `parameters`. What is missing of them, or the prompt, is made from `object_info`.
+
+    Raises:
+        WorkflowError: the first thing that is wrong with it; the file is the one that it would be in.
+    """
+    check_name(name)
+    if prompt is not None:
+        _check(name, prompt)
+    if isinstance(parameters, str):
+        source = _read_yaml(name, parameters)
+    else:
+        source = _Yaml(data={"parameters": parameters}, lines={})
+    return _assemble(name, prompt, editor, source, object_info, title=title, description=description)
+
+
+def check_name(name: str) -> None:
+    """Raises WorkflowError when no workflow can have this name."""
     if not WORKFLOW_NAME.fullmatch(name):
         message = "a workflow's name has 1 to 64 letters, digits, - and _, begins with a letter or digit"
         raise WorkflowError(message + ", and does not end in -api", workflow=name)
-    prompt: Graph = _read_json(folder, name, API)
-    _check(name, prompt)
-    editor = _read_editor(folder, name)
-    source = _read_yaml(folder, name)
+
+
+def _assemble(
+    name: str,
+    prompt: Graph | None,
+    editor: dict[str, Any] | None,
+    source: _Yaml,
+    object_info: ObjectInfo | None,
+    *,
+    title: str = "",
+    description: str = "",
+) -> Workflow:
     entries = _convert(name, source, _File, source.data)
-    parameters = tuple(_parameters(name, source, entries.parameters or {}))
+    draft = WorkflowDraft(
+        name=name,
+        title=title or entries.title,
+        description=description or entries.description,
+        prompt=prompt,
+        editor=editor,
+        parameters=tuple(_parameters(name, source, entries.parameters or {})),
+        openai=entries.openai,
+        infer=entries.infer,
+    )
     try:
-        return make_workflow(
-            name=name,
-            title=entries.title or name,
-            description=entries.description,
-            prompt=prompt,
-            editor=editor,
-            parameters=tuple(sorted(parameters, key=lambda parameter: parameter.order)),
-        )
+        return complete_workflow(draft, object_info)
     except Flaw as flaw:
         line = source.line("parameters", flaw.parameter, flaw.key) if flaw.parameter else None
         file = name + PARAMETERS if flaw.parameter else None
         raise WorkflowError(str(flaw), workflow=name, file=file, line=line) from flaw
+    except ConversionError as error:
+        raise WorkflowError(str(error), workflow=name, file=name + EDITOR) from error
 
 
 def _check(name: str, prompt: Graph) -> None:
@@ -139,6 +209,9 @@ def _check(name: str, prompt: Graph) -> None:
 def _read_text(folder: Path, name: str, suffix: str) -> str:
     file = name + suffix
     try:
+        if (size := (folder / file).stat().st_size) > LARGEST_FILE:
+            message = f"has {size} bytes; the limit is {LARGEST_FILE}"
+            raise WorkflowError(message, workflow=name, file=file)
         return (folder / file).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise WorkflowError("the file is missing", workflow=name, file=file) from error
@@ -187,12 +260,15 @@ def _read_editor(folder: Path, name: str) -> dict[str, Any] | None:
     return editor
 
 
-def _read_yaml(folder: Path, name: str) -> _Yaml:
+def _read_yaml(name: str, text: str) -> _Yaml:
     file = name + PARAMETERS
-    text = _read_text(folder, name, PARAMETERS)
+    if len(text) > LARGEST_YAML:
+        message = f"has {len(text)} characters; the limit is {LARGEST_YAML}"
+        raise WorkflowError(message, workflow=name, file=file)
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        _check_size(name, root)
         lines = dict(_lines(name, root, ()))
         return _Yaml(data={} if root is None else loader.construct_document(root), lines=lines)
     except yaml.MarkedYAMLError as error:
@@ -202,6 +278,21 @@ def _read_yaml(folder: Path, name: str) -> _Yaml:
         raise WorkflowError(message, workflow=name, file=file, line=line) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise WorkflowError(f"is not YAML: {type(error).__name__}", workflow=name, file=file) from error
+
+
+def _check_size(name: str, root: yaml.Node | None) -> None:
+    """Aliases of aliases make a short text a tree without end: what they stand for counts each time."""
+    waiting, seen = [root], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if seen + len(waiting) > MOST_YAML:
+            message = f"holds more than {MOST_YAML} values, those that aliases stand for counted each time"
+            raise WorkflowError(message, workflow=name, file=name + PARAMETERS)
 
 
 def _lines(name: str, node: yaml.Node | None, path: _Path) -> Iterator[tuple[_Path, int]]:
@@ -241,13 +332,13 @@ def _convert(name: str, source: _Yaml, type_: type[T], data: Any, *path: str) ->
         raise WorkflowError(prefix + text, workflow=name, file=name + PARAMETERS, line=line) from error
 
 
-def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[Parameter]:
-    for place, (key, data) in enumerate(entries.items(), start=1):
+def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[ParameterDraft]:
+    for key, data in entries.items():
         entry = _convert(name, source, _ParameterEntry, data, "parameters", str(key))
         if entry.choices == []:
             message, line = f"parameter {key}: choices are empty", source.line("parameters", str(key), "choices")
             raise WorkflowError(message, workflow=name, file=name + PARAMETERS, line=line)
-        yield Parameter(
+        yield ParameterDraft(
             name=str(key),
             type=entry.type,
             targets=_targets(name, source, str(key), entry),
@@ -260,11 +351,13 @@ def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[P
             choices=tuple(entry.choices or ()),
             description=entry.description,
             group=entry.group,
-            order=place if entry.order is None else entry.order,
+            order=entry.order,
         )
 
 
 def _targets(name: str, source: _Yaml, parameter: str, entry: _ParameterEntry) -> tuple[Target, ...]:
+    if (entry.node_id, entry.input_name) == (None, None) and not entry.targets:
+        return ()
     short = entry.node_id is not None and entry.input_name is not None
     if short == bool(entry.targets) or (entry.targets and (entry.node_id, entry.input_name) != (None, None)):
         message = f"parameter {parameter}: needs either node_id and input_name, or targets"
