@@ -45,6 +45,7 @@ DIFFERENCES: dict[str, str] = {
     "test_a_history_entry_of_a_success": _NAMES,
     "test_a_prefix_out_of_the_output_folder_fails_while_running": _EARLY,
     "test_the_model_browser": _PATHS,
+    "test_internal_routes_are_not_below_api": _PATHS,
     "test_unknown_paths_and_methods": _NEWER,
     "test_a_foreign_origin_is_refused_everywhere": _READ,
     "test_the_log_is_one_string_or_entries": _LOGS,

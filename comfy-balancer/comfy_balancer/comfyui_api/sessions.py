@@ -29,6 +29,7 @@ MOST_SOCKETS = 64  # of one owner in one process
 MOST_WAITING = 10_000  # events that wait here; beyond, records are read instead
 MOST_EARLY = 32  # tasks, and frames of each, that are kept until the task's event is here
 LARGEST_EARLY = 64 * 1024  # bytes of such a frame
+SETTLED = 1000  # ms after the start of a run from which its record knows the running node
 FOREIGN_PAUSE = 0.5  # seconds between two statuses because of other clients' prompts
 ENDS = [[event.value.encode()] for event in EventType if event.final]
 QUEUE_CHANGES = (EventType.QUEUED, EventType.CLAIMED, EventType.RETRYING, EventType.RELEASED)
@@ -207,7 +208,8 @@ class Sessions:
         except Damaged as error:
             log.error("Task record is damaged", action="task.damaged", task_id=story.task_id, reason=error.message)
         self._tell_status()
-        self._say(story, [shapes.over(story.prompt_id)])
+        if story.attempt:  # what was deleted before it ran just vanishes
+            self._say(story, [shapes.over(story.prompt_id)])
         self._stories.pop(story.task_id, None)
 
     async def _greet(self, client: Client) -> None:
@@ -217,9 +219,12 @@ class Sessions:
             return
         client.put(shapes.status(self._remaining, client.client_id))
         self._clients.setdefault((client.owner, client.client_id), set()).add(client)
+        now = time.time() * 1000
         for task in running:
-            if task.progress and task.progress.node:
+            if task.progress and task.progress.node and now - task.started_at > SETTLED:
                 client.put(shapes.message("executing", node=task.progress.node))
+            elif story := self._stories.get(task.id):
+                story.node_is_wanted = True  # its first frame will tell
 
     async def _learn(self, client: Client) -> list[Task]:
         """Follows what of the client's prompts waits or runs; those that run."""
