@@ -10,15 +10,17 @@ absent) and `PREFIX.yaml`, which names the slots that a caller may set:
 
 A slot's value is what the caller sends, else its `default_value`, else what the graph holds. `workflows/README.md` has
 all keys. Whatever can be wrong with a workflow is found when it is loaded; after that only a caller can be wrong.
-`values`: the values; `checks`: the rules; `loading`: the files; `storing`: bytes; `rendering`: prompts;
-`completing`: the rest of a workflow from object info, with `inferring` and `tracing` for its parameters and
-`converting` for its prompt; `soundness`: whether ComfyUI would run all of it; `pictures`: the graphs inside a picture.
+`values`: the values; `checks`: the rules; `loading`: the files; `storing`: bytes; `rendering`: prompts; `changes`: what
+differs between two; `completing`: the rest of a workflow from object info, with `inferring` and `tracing` for its
+parameters and `converting` for its prompt; `soundness`: whether ComfyUI would run all of it; `pictures`: the graphs
+inside a picture.
 """
 
+from comfy_shared.workflows.changes import Change, changes
 from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
 from comfy_shared.workflows.converting import ConversionError, convert
 from comfy_shared.workflows.inferring import infer_parameters
-from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows
+from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows, make_from_request
 from comfy_shared.workflows.pictures import PictureError, read_picture
 from comfy_shared.workflows.rendering import FileInput, Rendered, render
 from comfy_shared.workflows.schema import json_schema
@@ -37,6 +39,7 @@ from comfy_shared.workflows.values import (
 )
 
 __all__ = [
+    "Change",
     "ConversionError",
     "FileInput",
     "OpenAIMapping",
@@ -52,6 +55,7 @@ __all__ = [
     "Workflow",
     "WorkflowDraft",
     "WorkflowError",
+    "changes",
     "check_sound",
     "complete_workflow",
     "convert",
@@ -61,6 +65,7 @@ __all__ = [
     "json_schema",
     "load_workflow",
     "load_workflows",
+    "make_from_request",
     "read_picture",
     "render",
     "to_json",
