@@ -81,9 +81,6 @@ class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
         return self.lines.get(path)
 
 
-_NOTHING = _Yaml(data={}, lines={})
-
-
 def find_workflows(folder: Path) -> list[str]:
     """The names of the workflows in a folder, sorted: each prefix that has a graph in API format or a parameter file.
 
@@ -133,9 +130,8 @@ def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None
     if object_info is None or editor is None or (folder / (name + API)).exists():
         prompt = _read_json(folder, name, API)
         _check(name, prompt)
-    source = _NOTHING
-    if object_info is None or (folder / (name + PARAMETERS)).exists():
-        source = _read_yaml(name, _read_text(folder, name, PARAMETERS))
+    optional = object_info is not None and not (folder / (name + PARAMETERS)).exists()
+    source = _Yaml(data={}, lines={}) if optional else _read_yaml(name, _read_text(folder, name, PARAMETERS))
     return _assemble(name, prompt, editor, source, object_info)
 
 
@@ -150,7 +146,7 @@ def make_from_request(
     object_info: ObjectInfo | None = None,
 ) -> Workflow:
     """A workflow that does not come from files; `parameters` is the text of a parameter file, or what stands in one
-    under `parameters`. Object info fills what is missing, as for `load_workflow`.
+    under `parameters`. What is missing of them, or the prompt, is made from `object_info`.
 
     Raises:
         WorkflowError: the first thing that is wrong with it; the file is the one that it would be in.
