@@ -7,7 +7,7 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,15 @@ KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.VIDEO: frozenset({Kind.VIDEO}),
     ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
 }
-ANY_KIND = frozenset(Kind)
+ANY_KIND = frozenset(Kind) - {Kind.OTHER}
 NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the form"
+
+
+class DoorRequest(TaskRequest, frozen=True, kw_only=True):
+    """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes."""
+
+    files: dict[str, dict[str, str]] = {}  # node → input → sha256: takes that file, whatever the object info says
+    notes: dict[str, Any] = {}  # what the door wants back with the task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,17 +216,20 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     for part, sha256 in parts.items():
         node_id, name = _slot_of(part, prompt, around.offers)
         prompt[node_id]["inputs"][name] = sha256
-    problems = check_paths(prompt, around.offers)
+    placed = _placed(request)
+    # What a file of ours stands for on the instance is not known yet: no list of its has it.
+    checked = _without(prompt, {(slot.node, slot.input) for slot in placed})
+    problems = check_paths(checked, around.offers)
     told = {problem.field for problem in problems}
-    slots = []
-    for node_id, name, value in file_inputs(prompt, around.offers):
+    slots = placed
+    for node_id, name, value in file_inputs(checked, around.offers):
         here = f"prompt.{node_id}.inputs.{name}"
         if isinstance(value, str) and SHA256.fullmatch(value):
             slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
-    needs = needs_of(prompt, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_needs(prompt, needs, around)
+    needs = needs_of(checked, around.offers, request.require)
+    problems = problems or check_outputs(prompt, around.offers) or _check_needs(checked, needs, around)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(
@@ -230,6 +240,30 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         workflow=None,
         slots=tuple(slots),
     )
+
+
+def _placed(request: TaskRequest) -> list[Slot]:
+    """The slots that a door names itself."""
+    files = request.files if isinstance(request, DoorRequest) else {}
+    return [
+        Slot(node=node_id, input=name, sha256=sha256, field=f"prompt.{node_id}.inputs.{name}", kinds=ANY_KIND)
+        for node_id, inputs in files.items()
+        for name, sha256 in inputs.items()
+    ]
+
+
+def _without(prompt: Prompt, left_out: Set[tuple[str, str]]) -> Prompt:
+    """The prompt without some of its inputs."""
+    changed = {
+        node_id: {
+            **prompt[node_id],
+            "inputs": {
+                name: value for name, value in prompt[node_id]["inputs"].items() if (node_id, name) not in left_out
+            },
+        }
+        for node_id, _ in left_out
+    }
+    return {**prompt, **changed} if changed else prompt
 
 
 def _slot_of(part: str, prompt: Prompt, offers: Sequence[Offer]) -> tuple[str, str]:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
     "workflow_digest", "parameters", "labels", "agent", "started_at", "finished_at", "progress", "outputs", "error",
-    "events",
+    "events", "notes",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 MOST_LOOKED_AT = 5000  # ids looked at for one answer; the cursor leads on
@@ -36,6 +36,7 @@ class Query:
     """What to list."""
 
     status: Status | None = None
+    statuses: frozenset[Status] = frozenset(Status)  # any of them
     workflow: str | None = None
     owner: str | None = None
     visible_to: Caller | None = None  # only what this caller may see; None: everything
@@ -163,6 +164,7 @@ def _read(task_id: str, values: object, rank: object) -> Task | None:
 def _fits(task: Task, query: Query) -> bool:
     return (
         (query.status is None or task.status is query.status)
+        and task.status in query.statuses
         and (query.workflow is None or task.workflow == query.workflow)
         and (query.owner is None or task.owner == query.owner)
         and all(task.labels.get(name) == value for name, value in query.labels.items())

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from ulid import ULID
 
 from comfy_balancer.catalog import Catalog, Fleet
-from comfy_balancer.drafts import Draft, Surroundings, draft
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
@@ -242,6 +242,7 @@ class TaskService:
             timeout=request.timeout or self._settings.default_timeout,
             max_attempts=request.max_attempts,
             reuse=_result_of(one.prompt) if request.reuse else "",
+            notes=request.notes if isinstance(request, DoorRequest) else {},
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:
@@ -368,6 +369,7 @@ def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted) -> tuple[Task, ...
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,
+            notes=task.notes,
             events=1,
             position=position,
         )

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     PICTURE = "picture"
     VIDEO = "video"
     AUDIO = "audio"
+    OTHER = "other"  # kept and given back; no prompt may name it
 
 
 PICTURES = {
@@ -66,6 +67,8 @@ ALIASES = {".mpga": ".mp3"}  # MP3 frames without a tag before them
 EXTENSIONS = {extension: Kind.PICTURE for extension, _ in PICTURES.values()} | {
     extension: kind for extension, (kind, _) in MEDIA.items()
 }
+UNKNOWN = (Kind.OTHER, ".bin", "application/octet-stream")
+STORED = EXTENSIONS | {UNKNOWN[1]: UNKNOWN[0]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,14 +125,15 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
-    form = await _parse(request, settings)
+    form = await parse_form(request, settings)
     try:
         yield await _sort(form, settings)
     finally:
         await form.close()
 
 
-async def _parse(request: Request, settings: BalancerSettings) -> FormData:
+async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
+    """The parts of a multipart body, files spooled to disk; the caller closes it. Raises as `read_form`."""
     parser = _Parser(
         request.headers,
         request.stream(),
@@ -262,8 +266,8 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is None:
                 return None
-        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in EXTENSIONS))
-        for (extension, kind), size in zip(EXTENSIONS.items(), sizes, strict=True):
+        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in STORED))
+        for (extension, kind), size in zip(STORED.items(), sizes, strict=True):
             if size is not None:
                 return StoredInput(sha256=sha256, size=size, kind=kind, extension=extension)
         return None
@@ -279,7 +283,7 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is not None:
                 return
-        for extension in EXTENSIONS:
+        for extension in STORED:
             await self._files.delete(input_key(sha256, extension))
 
 

@@ -41,6 +41,7 @@ passed in KEYS.
 | workflows | hash: name → digest | permanent | publish |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| asset:ID | hash: an upload of one owner: its file address, record, time | `input_retention` after the last use | asset_keep, asset_find |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -100,6 +101,7 @@ class Keys:
         self.workflows = base + "workflows"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
+        self.asset_prefix = base + "asset:"
         self.damaged = base + "damaged"
         self.swept = base + "swept"
         self.memory_prefix = base + "memory:"
@@ -130,6 +132,9 @@ class Keys:
 
     def workflow(self, name: str) -> str:
         return self.workflow_prefix + name
+
+    def asset(self, asset_id: str) -> str:
+        return self.asset_prefix + asset_id
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)

@@ -137,6 +137,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +168,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
     packed_prompt: bytes = b""
 
     @property
@@ -212,6 +214,7 @@ _INTEGER_FIELDS = frozenset(
 _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "parameters": msgspec.json.Decoder(dict[str, Any]),
     "labels": msgspec.json.Decoder(dict[str, str]),
+    "notes": msgspec.json.Decoder(dict[str, Any]),
     "inputs": msgspec.json.Decoder(tuple[InputFile, ...]),
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),

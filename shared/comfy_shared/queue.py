@@ -420,6 +420,8 @@ def _packed(task: NewTask) -> dict[str, Any]:
         fields["labels"] = text(task.labels)
     if task.inputs:
         fields["inputs"] = text(task.inputs)
+    if task.notes:
+        fields["notes"] = text(task.notes)
     return {
         "id": task.id,
         "owner": task.owner,

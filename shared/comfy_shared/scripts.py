@@ -130,4 +130,6 @@ REGISTER = Script(
 )  # fmt: skip
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
+ASSET_KEEP = Script("asset_keep", args=("sha256", "record", "retention_ms"), extra_keys=("asset",))
+ASSET_FIND = Script("asset_find", args=("retention_ms",), extra_keys=("asset",))
 PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))

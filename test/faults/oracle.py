@@ -32,7 +32,7 @@ KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
         "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
-        "followers",
+        "followers", "asset",
     },
 )  # fmt: skip
 SINGLE = frozenset(

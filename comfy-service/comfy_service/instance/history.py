@@ -46,8 +46,9 @@ def judge(entry: Mapping[str, Any]) -> None:
         raise Interrupted
     node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
     exception = str(data.get("exception_type", "unknown"))
-    text = str(data.get("exception_message", "")).strip()[:2000]
-    details = {"node": node, "node_class": node_class, "exception": exception}
+    told = str(data.get("exception_message", ""))[:2000]
+    text = told.strip()
+    details = {"node": node, "node_class": node_class, "exception": exception, "exception_message": told}
     if "OutOfMemory" in exception or "out of memory" in text.lower():
         raise OutOfMemory(f"Out of memory in node {node} ({node_class}): {text}", details)
     raise NodeFailed(f"Node {node} ({node_class}) failed: {exception}: {text}", details)
