@@ -1,6 +1,6 @@
 """What every request passes before a route sees it, outermost first; pure ASGI, so that streaming stays streaming.
 
-    RequestContext   request id, security headers, unexpected errors → 500
+    RequestContext   request id, the door's shape, security headers, unexpected errors → 500
     HeaderLimit      headers over 16 KiB → 431
     BasicAuth        everything but the health routes needs the log-in → 401
     Origin           a foreign page may not write nor open a websocket → 403
@@ -24,7 +24,7 @@ from ulid import ULID
 
 from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import TooLarge
-from comfy_shared.http.problems import MEDIA_TYPE, problem_body
+from comfy_shared.http.doors import Shapes, find_shape, refusal
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +49,9 @@ async def refuse(
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Answers with a problem document; a websocket is denied with the same status and body."""
-    body = problem_body(status, code, detail, request_id=scope.get("state", {}).get("request_id", ""))
-    told = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **(headers or {})}
+    """Answers in the shape of the request's door; a websocket is denied with the same status and body."""
+    body, media_type = refusal(scope, status, code, detail)
+    told = {"Content-Type": media_type, "Content-Length": str(len(body)), **(headers or {})}
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in told.items()]
     prefix = "http"
     if scope["type"] == "websocket":
@@ -65,10 +65,11 @@ async def refuse(
 
 
 class RequestContext:
-    """Names the request, puts the security headers on its answer, and is the last to catch an error."""
+    """Names the request and its door, puts the security headers on its answer, and is the last to catch an error."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, shapes: Shapes) -> None:
         self.app = app
+        self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -76,7 +77,7 @@ class RequestContext:
             return
         wished = Headers(scope=scope).get("x-request-id", "")
         request_id = wished if REQUEST_ID.fullmatch(wished) else str(ULID()).lower()
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, shape=find_shape(self._shapes, scope["path"]))
         started = False
 
         async def named(message: Message) -> None:
