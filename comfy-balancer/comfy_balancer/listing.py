@@ -28,6 +28,7 @@ FIELDS = (
     "events", "notes",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
+OPEN = "open"  # the index of what is pending or running
 MOST_LOOKED_AT = 5000  # ids looked at for one answer; the cursor leads on
 
 
@@ -111,7 +112,7 @@ class TaskLister:
         keys = self._keys
         indexes = [keys.index("all")]
         if query.status:
-            indexes.append(keys.index("status", query.status.value))
+            indexes.append(keys.index("status", query.status.value if query.status.final else OPEN))
         if query.owner:
             indexes.append(keys.index("owner", query.owner))
         if query.workflow:

@@ -10,9 +10,11 @@ local verdict_key, held_key = verdicts_prefix .. agent, held_prefix .. agent
 -- Broken bytes under the agent's own keys must not keep it from working.
 local holds = redis.pcall('HGETALL', held_key)
 if holds.err then redis.call('DEL', held_key) end
-if type(redis.pcall('HGET', verdict_key, '')) == 'table' then redis.call('DEL', verdict_key) end
 for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
-  redis.call('HSET', verdict_key, lane, verdict)
+  if type(redis.pcall('HSET', verdict_key, lane, verdict)) == 'table' then
+    redis.call('DEL', verdict_key)
+    redis.call('HSET', verdict_key, lane, verdict)
+  end
   redis.call('EXPIRE', verdict_key, 86400)
   if verdict == '0' and redis.call('ZSCORE', lanes, lane) then wake(lane) end  -- the wake-up was meant for an agent that can
 end
@@ -33,7 +35,11 @@ local unknown = {'lanes'}
 local found, seen = {}, {}
 
 local function can_serve(lane)
-  local verdict = redis.call('HGET', verdict_key, lane)
+  local verdict = redis.pcall('HGET', verdict_key, lane)
+  if type(verdict) == 'table' then
+    redis.call('DEL', verdict_key)
+    verdict = nil
+  end
   if not verdict then
     unknown[#unknown + 1] = lane
     local needs = redis.pcall('GET', needs_prefix .. lane)
@@ -100,7 +106,7 @@ put(task, 'attempt', task.attempt + 1)
 put(task, 'agent', agent)
 put(task, 'session', session)
 put(task, 'prompt_id', prompt_id)
-put(task, 'started_at', now)
+put(task, 'started_at', now_text)
 put(task, 'memory_place', entry.place)
 drop(task, 'progress')
 remember(agent, entry.lane, held, capacity, entry.place == 0 or entry.place > capacity)

@@ -13,6 +13,7 @@ for _, id in ipairs(gone) do
   local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs', 'reused')
   redis.call('ZREM', index_prefix .. 'all', id)
   if fields[1] then redis.call('ZREM', index_prefix .. 'status:' .. fields[1], id) end
+  redis.call('ZREM', index_prefix .. 'status:open', id)  -- one that was set aside
   if fields[2] then redis.call('ZREM', index_prefix .. 'owner:' .. fields[2], id) end
   if fields[3] and fields[3] ~= '' then redis.call('ZREM', index_prefix .. 'workflow:' .. fields[3], id) end
   for name, value in pairs(decoded(fields[4])) do

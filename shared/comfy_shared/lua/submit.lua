@@ -39,14 +39,14 @@ local function next_order(priority)  -- a level of priority is worth so much wai
 end
 
 local function index(new)
-  redis.call('ZADD', index_prefix .. 'all', now, new.id)
-  redis.call('ZADD', index_prefix .. 'status:pending', now, new.id)
-  redis.call('ZADD', index_prefix .. 'owner:' .. new.owner, now, new.id)
-  if new.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. new.workflow, now, new.id) end
-  for _, label in ipairs(new.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now, new.id) end
+  redis.call('ZADD', index_prefix .. 'all', now_text, new.id)
+  redis.call('ZADD', index_prefix .. 'status:open', now_text, new.id)
+  redis.call('ZADD', index_prefix .. 'owner:' .. new.owner, now_text, new.id)
+  if new.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. new.workflow, now_text, new.id) end
+  for _, label in ipairs(new.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now_text, new.id) end
   for _, address in ipairs(new.inputs) do
     redis.call('HINCRBY', input_uses, address, 1)
-    redis.call('ZADD', inputs, now, address)
+    redis.call('ZADD', inputs, now_text, address)
   end
 end
 
@@ -77,7 +77,7 @@ local asleep = {}  -- lanes for which nobody idle is left
 local waits = {}
 for i, new in ipairs(list) do
   local task = {
-    id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, status = 'pending', attempt = 0, created_at = now, events = 0,
+    id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, status = 'pending', attempt = 0, created_at = now_text, events = 0,
     order = next_order(new.priority), changes = new.fields, gone = {},
   }
   for _, name in ipairs({'status', 'attempt', 'created_at', 'order'}) do put(task, name, task[name]) end
@@ -90,8 +90,7 @@ for i, new in ipairs(list) do
     reply[i + 2] = -1
     redis.call('SET', needs_prefix .. new.lane, new.needs, 'NX', 'EX', 2592000)
   else
-    redis.call('SET', needs_prefix .. new.lane, new.needs)
-    enqueue(task)
+    if enqueue(task) then redis.call('SET', needs_prefix .. new.lane, new.needs) end
     save(task)
     reply[i + 2] = redis.call('ZRANK', queue, new.id)
     waits[#waits + 1] = task

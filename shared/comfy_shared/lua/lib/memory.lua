@@ -42,8 +42,8 @@ local function costs(lane)  -- ms of a run and of the load before it; a lane tha
   return run or 1000, cold and math.max(0, cold - run) or 0
 end
 
-local function worth_a_load(lane, waiting)  -- nobody has it in memory, or those who have it are behind by more than a load takes
+local function worth_a_load(lane, number)  -- nobody has it in memory, or those who have it are behind by more than a load takes
   local servers = redis.call('SCARD', servers_prefix .. lane)
   local run, load = costs(lane)
-  return servers == 0 or waiting * run / servers > load, servers
+  return servers == 0 or number * run / servers > load, servers
 end

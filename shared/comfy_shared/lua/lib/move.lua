@@ -1,8 +1,13 @@
 -- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working reuse_prefix followers_prefix output_uses
 -- Status changes that several transitions share; and what the end of a task means for those that joined it (`reuse`).
+local OPEN = {pending = 'open', running = 'open'}  -- these two share an index: most tasks pass both within seconds
+
 local function change_status(task, to)
-  redis.call('ZREM', index_prefix .. 'status:' .. task.status, task.id)
-  redis.call('ZADD', index_prefix .. 'status:' .. to, task.created_at, task.id)
+  local before, after = OPEN[task.status] or task.status, OPEN[to] or to
+  if before ~= after then
+    redis.call('ZREM', index_prefix .. 'status:' .. before, task.id)
+    redis.call('ZADD', index_prefix .. 'status:' .. after, task.created_at, task.id)
+  end
   put(task, 'status', to)
 end
 
@@ -13,8 +18,8 @@ end
 
 local function close(task, to, data, retention_ms)  -- to: completed, failed or canceled; writes the record
   change_status(task, to)
-  put(task, 'finished_at', now)
-  redis.call('ZADD', finished, now, task.id)
+  put(task, 'finished_at', now_text)
+  redis.call('ZADD', finished, now_text, task.id)
   tell(task, to, data)
   save(task)
   -- The purge removes both at the end of the retention; the TTL is for the case that no balancer is left to do it.

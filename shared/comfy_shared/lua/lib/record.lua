@@ -3,7 +3,7 @@
 -- list of its own, and once more in the stream that every balancer tails. A line is "number kind time attempt data". It is a list because a
 -- stream reserves 4 KiB for its first entry.
 local FIELDS = {
-  'id', 'owner', 'lane', 'status', 'attempt', 'max_attempts', 'created_at', 'order', 'events', 'priority', 'crashes', 'timeouts', 'avoid_until',
+  'id', 'owner', 'lane', 'status', 'created_at', 'order', 'attempt', 'max_attempts', 'events', 'priority', 'crashes', 'timeouts', 'avoid_until',
   'started_at', 'finished_at', 'memory_place', 'agent', 'session', 'prompt_id', 'settled', 'avoid', 'more_vram', 'assigned', 'reuse', 'joined', 'reused',
 }
 
@@ -20,7 +20,7 @@ local function open(id)
     local value = values[i]
     if i > 4 and i <= 16 and (value or i <= 10) then  -- the numbers, of which the first must be there
       if not whole(value) then return nil end
-      value = tonumber(value)
+      if i > 6 then value = tonumber(value) end  -- the first two are only handed on
     end
     task[name] = value or nil
   end
@@ -52,7 +52,7 @@ end
 local function tell(task, kind, data)
   local number = task.events + 1
   put(task, 'events', number)
-  local line = table.concat({number, kind, string.format('%.0f', now), task.attempt, data}, ' ')
+  local line = table.concat({number, kind, now_text, task.attempt, data}, ' ')
   redis.call('RPUSH', story_prefix .. task.id, line)
   if number > 2000 then redis.call('LTRIM', story_prefix .. task.id, -2000, -1) end
   redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line)

@@ -14,7 +14,7 @@ local function rouse(agent)
 end
 
 local function wake(lane, whatever_it_costs)
-  if EARLY[how] then return false end
+  if EARLY[how] or redis.call('ZCARD', idle) == 0 then return false end
   local head = redis.pcall('ZRANGE', lane_prefix .. lane, 0, 0)[1]
   local fields = head and redis.pcall('HMGET', task_prefix .. head, 'avoid', 'avoid_until', 'more_vram') or {}
   local kept = {}  -- agents that the head is kept from
