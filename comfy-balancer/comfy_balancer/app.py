@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from comfy_balancer import openapi, sweeper
+from comfy_balancer import comfy_v2, openapi, sweeper
+from comfy_balancer.assets import Assets
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
@@ -23,6 +24,7 @@ from comfy_balancer.listing import TaskLister
 from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.streams import Streams
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.events import EventHub
@@ -37,7 +39,8 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
+FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/api/v2/assets"})
+SHAPES = {comfy_v2.PREFIX: comfy_v2.edge_shape}
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -58,6 +61,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.include_router(docs_router(app.title))
+    app.mount(comfy_v2.PREFIX, comfy_v2.create())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
@@ -65,6 +69,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
         form_paths=FORM_PATHS,
+        shapes=SHAPES,
     )
     return app
 
@@ -122,6 +127,9 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
+        inputs=inputs,
+        assets=Assets(redis, keys, inputs, retention=settings.input_retention),
+        streams=Streams(settings.streams_limit),
     )
 
 

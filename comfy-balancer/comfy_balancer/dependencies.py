@@ -9,11 +9,14 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from comfy_balancer.assets import Assets
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.streams import Streams
+from comfy_balancer.uploads import Inputs
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
@@ -31,6 +34,9 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    inputs: Inputs
+    assets: Assets
+    streams: Streams
 
 
 def _resources(connection: HTTPConnection) -> Resources:

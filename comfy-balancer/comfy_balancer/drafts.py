@@ -45,8 +45,9 @@ NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the for
 class DoorRequest(TaskRequest, frozen=True, kw_only=True):
     """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes."""
 
-    files: dict[str, dict[str, str]] = {}  # node → input → sha256: takes that file, whatever the object info says
-    notes: dict[str, Any] = {}  # what the door wants back with the task
+    # node → input → sha256: takes that file, whatever the object info says
+    files: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    notes: dict[str, Any] = msgspec.field(default_factory=dict)  # what the door wants back with the task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,7 @@ from comfy_shared.errors import InvalidTask, NotFound, TooLarge, Unavailable
 from comfy_shared.files import FileStore, input_key
 from comfy_shared.http.problems import MalformedBody, StorageFull, invalid
 from comfy_shared.keys import Keys
+from comfy_shared.models import Output
 from comfy_shared.store import border
 
 # The limit of ours is checked before anything decodes; Pillow's own would only be a second, lower one.
@@ -66,6 +67,9 @@ MEDIA = {
 ALIASES = {".mpga": ".mp3"}  # MP3 frames without a tag before them
 EXTENSIONS = {extension: Kind.PICTURE for extension, _ in PICTURES.values()} | {
     extension: kind for extension, (kind, _) in MEDIA.items()
+}
+_BY_TYPE = {content_type: (Kind.PICTURE, extension) for extension, content_type in PICTURES.values()} | {
+    content_type: (kind, extension) for extension, (kind, content_type) in MEDIA.items()
 }
 UNKNOWN = (Kind.OTHER, ".bin", "application/octet-stream")
 STORED = EXTENSIONS | {UNKNOWN[1]: UNKNOWN[0]}
@@ -251,6 +255,18 @@ class Inputs:
                     if any(word in str(error.__cause__) for word in FULL):
                         raise StorageFull from error
                     raise
+
+    async def take(self, output: Output) -> StoredInput | None:
+        """An output as an input file; None when no prompt may take one of its type. Raises NotFound: it is gone."""
+        known = _BY_TYPE.get(output.content_type)
+        if known is None:
+            return None
+        kind, extension = known
+        await self._touch(output.sha256)
+        key = input_key(output.sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(output.key))
+        return StoredInput(sha256=output.sha256, size=output.size, kind=kind, extension=extension)
 
     async def _touch(self, sha256: str) -> None:
         with border():

@@ -41,7 +41,7 @@ passed in KEYS.
 | workflows | hash: name → digest | permanent | publish |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
-| asset:ID | hash: an upload of one owner: its file address, record, time | `input_retention` after the last use | asset_keep, asset_find |
+| asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |

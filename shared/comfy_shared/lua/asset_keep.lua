@@ -2,7 +2,7 @@
 -- KEYS: clock inputs asset
 -- ARGV: sha256 record retention_ms
 -- USES: time
--- Replies: {new, record, created} | {known, record, created}
+-- Replies: {new, record, created, expires} | {known, record, created, expires}
 local kept = redis.pcall('HMGET', asset, 'sha256', 'record', 'created')
 local known = kept[1] == sha256 and kept[2] and kept[3]
 if not known then
@@ -12,4 +12,4 @@ if not known then
 end
 redis.call('PEXPIRE', asset, retention_ms)
 redis.call('ZADD', inputs, now, sha256)
-return {known and 'known' or 'new', kept[2], tonumber(kept[3])}
+return {known and 'known' or 'new', kept[2], tonumber(kept[3]), now + tonumber(retention_ms)}
