@@ -33,6 +33,7 @@ from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
+from comfy_shared.live import LiveHub
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.store import connect
@@ -110,6 +111,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
 
     hub = EventHub(redis, keys, on_news=on_news)
     loops.start("events", partial(hub.tail, loops.stop))
+    live = LiveHub(redis, keys)
+    loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
     loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
     purge = partial(
@@ -130,6 +133,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         inputs=inputs,
         assets=Assets(redis, keys, inputs, retention=settings.input_retention),
         streams=Streams(settings.streams_limit),
+        live=live,
     )
 
 

@@ -20,6 +20,7 @@ from comfy_balancer.uploads import Inputs
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
+from comfy_shared.live import LiveHub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class Resources:
     inputs: Inputs
     assets: Assets
     streams: Streams
+    live: LiveHub
 
 
 def _resources(connection: HTTPConnection) -> Resources:

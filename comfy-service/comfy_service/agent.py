@@ -28,6 +28,7 @@ from comfy_shared.claims import Attempt, BrokenAttempt, Draining, Nothing, Unkno
 from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
+from comfy_shared.live import LiveSender
 from comfy_shared.logs import bound
 from comfy_shared.models import Needs, TaskError
 from comfy_shared.needs import Offer, can_run
@@ -61,6 +62,7 @@ class Agent:
         self._socket = Socket(self._on_frame)
         self._heartbeat = Heartbeat(settings, registry, self.session)
         self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
+        self._live = LiveSender(redis, queue.keys)
         self._placer = InputPlacer(self._instance, store)
         self._workplace = Workplace(
             agent=settings.agent,
@@ -93,6 +95,7 @@ class Agent:
                 loops.start("leases", lambda: self._leases.run(loops))
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
+                loops.start("live", lambda: self._live.send(loops))
                 folder = Path(self._settings.workflows_folder)
                 loops.start("workflows", lambda: publish_at_start(self._redis, self._queue.keys, folder, loops))
                 async with Loops(on_death) as claims:
@@ -197,7 +200,7 @@ class Agent:
     def _on_gpu(self) -> Run | None:
         return next((run for run in self._runs.values() if not run.gpu_free.is_set()), None)
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame, message: str | bytes) -> None:
         if isinstance(frame, LogLines):
             self._tell_log(frame)
             return
@@ -209,6 +212,8 @@ class Agent:
                 if isinstance(frame, Ended) and not run.gpu_free.is_set():
                     self._handed_over.clear()
                 run.feed(frame)
+                if self._live.wanted(run.attempt.task.owner) and (live := run.live(frame, message)):
+                    self._live.put(run.attempt.task.owner, live)
 
     def _next_is_sent(self) -> None:
         self._handed_over.set()
@@ -373,6 +378,7 @@ class Agent:
 
     def _start(self, attempt: Attempt, *, adopted: bool = False) -> None:
         run = self._runs[attempt.id] = Run(attempt, self._workplace)
+        self._live.begin(attempt.task.owner)
         self._leases.hold(attempt)
         task = asyncio.create_task(self._execute(run, adopted=adopted), name=f"task {attempt.id}")
         self._tasks.add(task)

@@ -50,6 +50,7 @@ passed in KEYS.
 | swept | string: time of the last sweep | permanent | sweep |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
+Channel `live:OWNER`: frames of the owner's running tasks, for who watches just now (`live`).
 """
 
 PERMANENT = frozenset(
@@ -123,6 +124,9 @@ class Keys:
 
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
+
+    def live(self, owner: str) -> str:
+        return f"{self.base}live:{owner}"
 
     def held(self, agent_id: str) -> str:
         return self.held_prefix + agent_id

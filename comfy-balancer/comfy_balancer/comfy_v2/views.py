@@ -167,7 +167,7 @@ def _error_view(error: TaskError | None) -> JobError:
         return JobError(code="node_execution_error", message="execution failed", node_id=None, class_type=None)
     return JobError(
         code=CODES.get(error.code, error.code),
-        message=str(error.details.get("exception_message") or error.message),
+        message=str(error.details.get("text") or error.message),
         node_id=error.node,
         class_type=error.node_class,
     )
