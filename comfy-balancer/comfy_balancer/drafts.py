@@ -17,6 +17,7 @@ from comfy_balancer.checks import (
     SHA256,
     check_outputs,
     check_paths,
+    check_required,
     check_structure,
     file_inputs,
     takes_upload,
@@ -43,7 +44,10 @@ NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the for
 
 
 class DoorRequest(TaskRequest, frozen=True, kw_only=True):
-    """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes."""
+    """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes.
+
+    Such a door's contract refuses at once what ComfyUI would: a prompt that lacks an input.
+    """
 
     # node → input → sha256: takes that file, whatever the object info says
     files: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
@@ -230,7 +234,12 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
     needs = needs_of(checked, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_needs(checked, needs, around)
+    problems = (
+        problems
+        or check_outputs(prompt, around.offers)
+        or _check_needs(checked, needs, around)
+        or (check_required(prompt, around.offers) if isinstance(request, DoorRequest) else [])
+    )
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(

@@ -9,6 +9,7 @@ import msgspec
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.decoding import decode_body
 from comfy_shared.errors import InvalidTask
+from comfy_shared.http.problems import MalformedBody
 from comfy_shared.models import PRIORITY_HIGHEST, PRIORITY_LOWEST, PRIORITY_NORMAL
 
 LONGEST_METADATA = 1024  # bytes of metadata that is one text
@@ -34,6 +35,8 @@ def read_object(body: bytes, *, values_limit: int) -> dict[str, Any]:
         return decode_body(body, dict[str, Any], values_limit=values_limit)
     except InvalidTask as error:
         raise invalid_request(f"The body must be a JSON object: {error.message}", 400) from None
+    except MalformedBody:
+        raise invalid_request("Body must be JSON.", 400) from None
 
 
 def read_submission(body: Mapping[str, Any]) -> Submission:

@@ -1,9 +1,11 @@
 """Jobs: submit, read, list, cancel, follow."""
 
+import re
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from comfy_balancer.comfy_v2 import bodies, views
@@ -13,13 +15,14 @@ from comfy_balancer.comfy_v2.schemas import Health, JobList, JobWorkflow
 from comfy_balancer.comfy_v2.submitting import Submitter
 from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.listing import Query as TaskQuery
-from comfy_shared.errors import Conflict, InvalidTask
+from comfy_shared.errors import Conflict, InvalidTask, NotFound
 from comfy_shared.models import Prompt, Status, Task, decode
 
 router = APIRouter()
 
 MOST_LISTED = 100
 MOST_FILTERS = 3
+LONGEST_ID = 64  # characters of an id that is told back
 OURS = {name: status for status, name in views.STATUSES.items()}  # the contract's status → ours
 NEVER = frozenset({"canceling", "expired"})  # statuses of the contract that no task of ours has
 
@@ -30,7 +33,15 @@ def address(request: Request, here: Here) -> views.Address:
     return views.Address(origin, retention_ms=here.service.queue.retention_ms)
 
 
+async def _task(job_id: str, here: Here, who: Who) -> Task:
+    try:
+        return await here.service.get(job_id, who)
+    except NotFound:
+        raise Refusal(404, "not_found", f"No job {job_id[:LONGEST_ID]}.") from None
+
+
 At = Annotated[views.Address, Depends(address)]
+The = Annotated[Task, Depends(_task)]
 
 
 @router.get("/health")
@@ -56,7 +67,7 @@ async def list_jobs(
     here: Here,
     who: Who,
     at: At,
-    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
+    limit: str = "50",
     status: str | None = None,
     cursor: str | None = None,
 ) -> Response:
@@ -66,7 +77,7 @@ async def list_jobs(
         visible_to=who,
         statuses=_statuses(status),
         labels=_labels(request),
-        limit=limit,
+        limit=(most := _limit(limit)),
         cursor=cursor,
     )
     try:
@@ -74,8 +85,16 @@ async def list_jobs(
     except InvalidTask as error:
         raise Refusal(400, "invalid_cursor", error.message) from None
     jobs = [views.listed_job_view(task, at) for task in page.tasks]
-    listed = JobList(jobs=jobs, truncated=page.next is not None and len(jobs) < limit)
+    listed = JobList(jobs=jobs, truncated=page.next is not None and len(jobs) < most)
     return Json(listed if page.next is None else msgspec.structs.replace(listed, next_cursor=page.next))
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise invalid_request("'limit' must be an integer.", 400)
+    if not 1 <= int(text) <= MOST_LISTED:
+        raise invalid_request(f"'limit' must be between 1 and {MOST_LISTED}.", 400)
+    return int(text)
 
 
 def _statuses(wanted: str | None) -> frozenset[Status]:
@@ -100,15 +119,14 @@ def _labels(request: Request) -> dict[str, str]:
 
 
 @router.get("/jobs/{job_id}")
-async def get_job(job_id: str, here: Here, who: Who, at: At) -> Response:
+async def get_job(task: The, at: At) -> Response:
     """The job as it is now."""
-    return Json(views.job_view(await here.service.get(job_id, who), at))
+    return Json(views.job_view(task, at))
 
 
 @router.get("/jobs/{job_id}/workflow")
-async def get_workflow(job_id: str, here: Here, who: Who) -> Response:
+async def get_workflow(task: The) -> Response:
     """The graph that runs, with the names of files in the place of references."""
-    task = await here.service.get(job_id, who)
     return Json(JobWorkflow(workflow=_named(decode(task.prompt, Prompt), task)))
 
 
@@ -120,19 +138,18 @@ def _named(prompt: Prompt, task: Task) -> dict[str, Any]:
 
 
 @router.post("/jobs/{job_id}/cancel")
-async def cancel(job_id: str, here: Here, who: Who, at: At) -> Response:
+async def cancel(task: The, here: Here, who: Who, at: At) -> Response:
     """Cancels the job; one that has ended stays as it is."""
-    try:
-        task = await here.service.cancel(job_id, who)
-    except Conflict:
-        task = await here.service.get(job_id, who)
+    if not task.status.final:
+        with suppress(Conflict):  # it has just ended
+            await here.service.cancel(task.id, who)
+        task = await here.service.get(task.id, who)
     return Json(views.job_view(task, at))
 
 
 @router.get("/jobs/{job_id}/events")
-async def events(job_id: str, here: Here, who: Who, at: At) -> Response:
+async def events(task: The, here: Here, who: Who, at: At) -> Response:
     """The job's live stream."""
-    task = await here.service.get(job_id, who)
     if here.streams.full(who.owner):
         message = "Maximum concurrent event streams reached; poll GET /jobs/{id} instead."
         raise Refusal(429, "too_many_streams", message)

@@ -20,10 +20,13 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     id: str | None  # of the asset
     hash: str | None  # a hint: blake3:HEX
+    formed: bool  # it has the block that says which asset
 
     @property
     def told(self) -> str:
         """How a refusal names it."""
+        if not self.formed:
+            return "<malformed core/ASSET: missing info>"
         return "<no id>" if self.id is None else self.id[:LONGEST_ID]
 
 
@@ -44,13 +47,14 @@ def find_references(workflow: Mapping[str, Any]) -> list[Reference]:
 
 def _read(node_id: str, name: str, value: Mapping[str, Any]) -> Reference:
     info = value.get("info")
-    info = info if isinstance(info, dict) else {}
-    found, hint = info.get("id"), info.get("hash")
+    block = info if isinstance(info, dict) else {}
+    found, hint = block.get("id"), block.get("hash")
     return Reference(
         node=node_id,
         input=name,
         id=found if isinstance(found, str) else None,
         hash=hint if isinstance(hint, str) else None,
+        formed=isinstance(info, dict),
     )
 
 

@@ -39,7 +39,7 @@ class Submitter:
     async def submit(self, submission: Submission, who: Caller, key: str | None) -> Task:
         """The task that was accepted. Raises Refusal, QueueFull, Unavailable."""
         if key is not None and not KEY.fullmatch(key):
-            raise invalid_request("Idempotency-Key must be 1-255 visible ASCII characters.", 400)
+            raise invalid_request("Idempotency-Key must be 1-255 characters.", 400)
         references = find_references(submission.workflow)
         files = await self._files(submission.workflow, references, who)
         request = _request(submission, references, files, who)
