@@ -158,7 +158,7 @@ class Journey:
         self._note("events: an output before the end", "OutputReady" in kinds[:-1])
         self._note("events: the last", vars(events[-1]))
         steps = [event for event in events if type(event).__name__ == "Progress"]
-        self._note("events: progress", {"node": steps[-1].current_node, "steps": steps[-1].steps})
+        self._note("events: progress", any((item.current_node, item.steps) == ("2", 20) for item in steps))
         self._note("events: never backward", [event.value for event in steps] == sorted(event.value for event in steps))
         outputs = [event.output for event in events if type(event).__name__ == "OutputReady"]
         self._note("events: outputs", [(item.node_id, item.name, item.type, item.content_type) for item in outputs])
