@@ -21,7 +21,10 @@ from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
+from comfy_balancer.login.api_keys import ApiKeys
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.tickets import Tickets
+from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.streams import Streams
@@ -29,8 +32,10 @@ from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
+from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
+from comfy_shared.http.login import Gate
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
 from comfy_shared.live import LiveHub
@@ -58,7 +63,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy):
+    for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.include_router(docs_router(app.title))
@@ -66,7 +71,6 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
-        settings,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
         form_paths=FORM_PATHS,
@@ -102,6 +106,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
     # This process never registers an agent, so the time to live of a heartbeat says nothing here.
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
+    gate = Gate(settings, GuessLimit(redis, keys, settings))
+    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
 
     def on_news(kind: str) -> None:
         if kind == "workflow":
@@ -134,6 +140,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         assets=Assets(redis, keys, inputs, retention=settings.input_retention),
         streams=Streams(settings.streams_limit),
         live=live,
+        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets),
+        tickets=tickets,
     )
 
 

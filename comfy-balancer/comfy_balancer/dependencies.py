@@ -1,4 +1,8 @@
-"""What routes are given: the resources that the lifespan yields, and who asks."""
+"""What routes are given: the resources that the lifespan yields, and who asks.
+
+The dependencies are `async` although they wait for nothing: FastAPI runs plain ones in a thread, which costs more than
+the whole request.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -13,6 +17,8 @@ from comfy_balancer.assets import Assets
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.streams import Streams
@@ -39,20 +45,22 @@ class Resources:
     assets: Assets
     streams: Streams
     live: LiveHub
+    log_in: Credentials
+    tickets: Tickets
 
 
-def _resources(connection: HTTPConnection) -> Resources:
+async def _resources(connection: HTTPConnection) -> Resources:
     return cast("Resources", connection.state.resources)
 
 
-def _caller(connection: HTTPConnection) -> Caller:
+async def _caller(connection: HTTPConnection) -> Caller:
     return cast("Caller", connection.state.caller)
 
 
 Who = Annotated[Caller, Depends(_caller)]
 
 
-def _admin(who: Who) -> Caller:
+async def _admin(who: Who) -> Caller:
     if not who.is_admin:
         raise Forbidden("Only the role admin may do this.")
     return who

@@ -23,6 +23,8 @@ from comfy_balancer.checks import (
     takes_upload,
 )
 from comfy_balancer.eligibility import Member, check_needs
+from comfy_balancer.linked_names import check_linked_names
+from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
@@ -83,6 +85,7 @@ class Surroundings:
 
     settings: BalancerSettings
     offers: Sequence[Offer]
+    nodes: NodePolicy  # of the caller's role
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
     members: Sequence[Member] = ()  # whose the offers are
@@ -215,6 +218,8 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     problems = check_structure(request.prompt, node_limit=around.settings.node_limit)
     if problems:
         raise InvalidTask(tuple(problems))
+    if problems := around.nodes.check(request.prompt or {}, around.offers, hold=around.hold):
+        raise InvalidTask(tuple(problems))
     prompt: Prompt = {
         node_id: {**node, "inputs": {**node["inputs"]}} for node_id, node in (request.prompt or {}).items()
     }
@@ -224,7 +229,7 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     placed = _placed(request)
     # What a file of ours stands for on the instance is not known yet: no list of its has it.
     checked = _without(prompt, {(slot.node, slot.input) for slot in placed})
-    problems = check_paths(checked, around.offers)
+    problems = check_paths(checked, around.offers) + check_linked_names(checked, around.offers)
     told = {problem.field for problem in problems}
     slots = placed
     for node_id, name, value in file_inputs(checked, around.offers):

@@ -48,6 +48,10 @@ passed in KEYS.
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
 | policy | string: the policy's name; lane when absent | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
+| guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
+| api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
+| api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
+| ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
 Channel `live:OWNER`: frames of the owner's running tasks, for who watches just now (`live`).
@@ -57,7 +61,7 @@ PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys",
     },
 )  # fmt: skip
 
@@ -109,6 +113,10 @@ class Keys:
         self.servers_prefix = base + "servers:"
         self.stats_prefix = base + "stats:"
         self.policy = base + "policy"
+        self.guesses_prefix = base + "guesses:"
+        self.api_keys = base + "api-keys"
+        self.api_key_used_prefix = base + "api-key-used:"
+        self.ticket_prefix = base + "ticket:"
 
     def task(self, task_id: str) -> str:
         return self.task_prefix + task_id
@@ -142,3 +150,12 @@ class Keys:
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)
+
+    def guesses(self, address: str) -> str:
+        return self.guesses_prefix + address
+
+    def api_key_used(self, key_id: str) -> str:
+        return self.api_key_used_prefix + key_id
+
+    def ticket(self, digest: str) -> str:
+        return self.ticket_prefix + digest

@@ -5,10 +5,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from test.bench import end_to_end, queue, scheduling
+from test.bench import end_to_end, http, queue, scheduling
 
 BENCHMARKS: dict[str, Callable[[], list[str]]] = {
     "queue": queue.run,
+    "http": http.run,
     "end-to-end": end_to_end.run,
     "scheduling": scheduling.run,
 }

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp
 
 from comfy_shared.errors import ComfyError, FieldProblem
 from comfy_shared.http.doors import Shapes, problem_shape, refusal, shape_of
-from comfy_shared.http.middleware import BasicAuth, Body, HeaderLimit, Origin, RequestContext
+from comfy_shared.http.login import LogIn
+from comfy_shared.http.middleware import Body, HeaderLimit, Origin, RequestContext
 from comfy_shared.http.problems import NothingMore, problem_response, respond, status_and_code
 from comfy_shared.settings import SharedSettings
 
@@ -45,21 +46,23 @@ class Door(FastAPI):
 
 def add_edge(
     app: FastAPI,
-    settings: SharedSettings,
     *,
     json_limit: int,
     form_limit: int,
     form_paths: frozenset[str],
     shapes: Shapes | None = None,
 ) -> None:
-    """Puts the edge around an app. Limits are in bytes; `form_paths` take files; `shapes` are those of its doors."""
+    """Puts the edge around an app, whose lifespan yields `resources` with the check of the log-in (`log_in`).
+
+    Limits are in bytes; `form_paths` take files; `shapes` are those of its doors.
+    """
     app.add_exception_handler(ComfyError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_misfit)
     app.add_exception_handler(HTTPException, _on_http_error)
     # The last that is added is the first that is passed.
     app.add_middleware(Body, json_limit=json_limit, form_limit=form_limit, form_paths=form_paths)
     app.add_middleware(Origin)
-    app.add_middleware(BasicAuth, username=settings.api_username, password=settings.api_password.get_secret_value())
+    app.add_middleware(LogIn)
     app.add_middleware(HeaderLimit)
     app.add_middleware(RequestContext, shapes=shapes or {})
 

@@ -1,15 +1,19 @@
 """Which shape a path has, and that every refusal of the edge takes it."""
 
+from types import SimpleNamespace
+
 import httpx
 import msgspec
 import pytest
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import QueueFull
 from comfy_shared.http.doors import find_shape, problem_shape
 from comfy_shared.http.handlers import Door, add_edge
-from test.support.settings import FixedSettings
+from comfy_shared.http.login import CHALLENGE, LogInRefused
 
 LOGIN = ("admin", "admin")
 
@@ -46,6 +50,13 @@ def test_the_longest_prefix_decides(path: str, shape: object) -> None:
     assert find_shape(SHAPES, path) is shape
 
 
+async def log_in(scope: Scope) -> Caller:
+    """Anybody who says anything."""
+    if "authorization" not in Headers(scope=scope):
+        raise LogInRefused(401, "unauthorized", "A log-in is needed.", CHALLENGE)
+    return Caller(owner="anna", role=Role.USER)
+
+
 @pytest.fixture
 def client() -> httpx.AsyncClient:
     app = FastAPI()
@@ -64,10 +75,10 @@ def client() -> httpx.AsyncClient:
         return number
 
     app.mount("/v1/inner", door)
-    add_edge(app, FixedSettings(), json_limit=100, form_limit=100, form_paths=frozenset(), shapes=SHAPES)
+    add_edge(app, json_limit=100, form_limit=100, form_paths=frozenset(), shapes=SHAPES)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "state": {}}, receive, send)
+        await app({**scope, "state": {"resources": SimpleNamespace(log_in=log_in)}}, receive, send)
 
     transport = httpx.ASGITransport(app=asgi, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://balancer")
