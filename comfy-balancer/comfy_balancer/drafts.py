@@ -230,14 +230,9 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     # What a file of ours stands for on the instance is not known yet: no list of its has it.
     checked = _without(prompt, {(slot.node, slot.input) for slot in placed})
     problems = check_paths(checked, around.offers) + check_linked_names(checked, around.offers)
+    slots, without_file = _upload_slots(checked, around.offers)
     told = {problem.field for problem in problems}
-    slots = placed
-    for node_id, name, value in file_inputs(checked, around.offers):
-        here = f"prompt.{node_id}.inputs.{name}"
-        if isinstance(value, str) and SHA256.fullmatch(value):
-            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
-        elif here not in told:
-            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
+    problems += [problem for problem in without_file if problem.field not in told]
     needs = needs_of(checked, around.offers, request.require)
     problems = (
         problems
@@ -253,8 +248,20 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         needs=needs,
         parameters={},
         workflow=None,
-        slots=tuple(slots),
+        slots=(*placed, *slots),
     )
+
+
+def _upload_slots(prompt: Prompt, offers: Sequence[Offer]) -> tuple[list[Slot], list[FieldProblem]]:
+    """The slots that the object info tells, and the inputs among them that name no file of ours."""
+    slots, problems = [], []
+    for node_id, name, value in file_inputs(prompt, offers):
+        here = f"prompt.{node_id}.inputs.{name}"
+        if isinstance(value, str) and SHA256.fullmatch(value):
+            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
+        else:
+            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
+    return slots, problems
 
 
 def _placed(request: TaskRequest) -> list[Slot]:
