@@ -1,11 +1,13 @@
 """The official self-hosted server of the contract, as a process in front of one ComfyUI."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from test.cluster import ROOT, Process, answers, free_port, wait_until
+from test.cluster import ROOT, Cluster, Process, answers, free_port, wait_until
 
 
 @contextmanager
@@ -43,3 +45,11 @@ def simulated(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
+
+
+def create_key(cluster: Cluster, owner: str, role: str = "admin") -> str:
+    """A new API key of a system."""
+    command = [sys.executable, "-m", "comfy_balancer.cli", "keys", "create", "--owner", owner, "--role", role]
+    environment = {**os.environ, **cluster.environment()}
+    done = subprocess.run(command, env=environment, cwd=cluster.folder, capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1]

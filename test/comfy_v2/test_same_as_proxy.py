@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from test.cluster import Cluster
-from test.comfy_v2.servers import official, simulated
+from test.comfy_v2.servers import create_key, official, simulated
 
 pytest.importorskip("comfy_sdk", reason="needs comfy-sdk")
 pytest.importorskip("comfy_api_proxy", reason="needs comfy-api-proxy")
@@ -27,17 +27,15 @@ REAL = os.environ.get("COMFY_V2_URLS", "")
 # Where we answer otherwise, and why. The pattern is of a difference's place.
 KNOWN = {
     r"(outputs\[0\]|output as asset\.body)\.size_bytes": "the proxy does not know how large an output is and says 0",
-    r"body\.outputs_reused": "an extra field of theirs: what an instance has cached differs when there are two",
+    r"(body|jobs\[0\])\.outputs_reused": "an extra field of theirs: what is cached differs between two",
     r"(refused|upload|list).*\.error\.message": "the code is the contract, the sentence beside it is for a person",
 }
 
 
 @contextmanager
-def client(url: str, auth: tuple[str, str] | None, patch: pytest.MonkeyPatch) -> Iterator[Comfy]:
+def client(url: str, key: str | None, patch: pytest.MonkeyPatch) -> Iterator[Comfy]:
     patch.setenv("COMFY_BASE_URL", url)
-    with Comfy() as made:
-        if auth:
-            made._low._client.auth = auth
+    with Comfy(api_key=key) as made:
         yield made
 
 
@@ -60,7 +58,7 @@ def our_journey(folder: Path, patch: pytest.MonkeyPatch) -> Answer:
     urls = tuple(REAL.split(",")) if REAL else ()
     with (
         Cluster(folder / "ours", comfyui_urls=urls) as cluster,
-        client(cluster.url, cluster.auth, patch) as comfy,
+        client(cluster.url, create_key(cluster, "journey"), patch) as comfy,
     ):
         return Journey(comfy, f"ours-{os.getpid()}").run()
 

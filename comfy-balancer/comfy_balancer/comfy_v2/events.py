@@ -6,19 +6,24 @@ again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import base64
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
-from comfy_balancer.comfy_v2.schemas import StatusEvent
+from comfy_balancer.comfy_v2.schemas import PreviewEvent, StatusEvent
 from comfy_balancer.comfy_v2.views import Address, job_view, outputs_view, progress_view
 from comfy_balancer.service import TaskService
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Damaged, NotFound, Unavailable
+from comfy_shared.live import PREVIEW, LiveFrame, LiveHub
 from comfy_shared.models import Event, EventType, Progress, Status, Task
 
 QUIET = 10.0  # seconds without an event, after which the place in the queue is told again
-APART = 500  # ms at least between two frames of progress
+APART = 500  # ms at least between two frames of progress, and between two previews
 KEEPALIVE = b": keepalive\n\n"
 WAITS = frozenset({EventType.QUEUED, EventType.RETRYING, EventType.RELEASED})
 
@@ -30,6 +35,7 @@ class Teller:
         self._at = at
         self._told = StatusEvent(status="")
         self._progress_at = 0  # ms: when progress was told last
+        self._preview_at = 0.0  # s of this process's clock: when a preview was
 
     def snapshot(self, task: Task) -> list[bytes]:
         """The present state; for a job that ended all there is to say."""
@@ -49,6 +55,16 @@ class Teller:
             frames.append(frame("progress", progress_view(msgspec.convert(event.data, Progress))))
         return frames
 
+    def preview(self, shown: LiveFrame) -> list[bytes]:
+        """A picture of a step; not each of them."""
+        now = time.monotonic()
+        if shown.kind != PREVIEW or now < self._preview_at + APART / 1000:
+            return []
+        self._preview_at = now
+        data = base64.b64encode(shown.content).decode()
+        content_type = str(shown.data.get("image_type", "image/jpeg"))
+        return [frame("preview", PreviewEvent(node_id=shown.node, content_type=content_type, data_base64=data))]
+
     def _status(self, status: StatusEvent) -> list[bytes]:
         if status == self._told:
             return []
@@ -61,46 +77,65 @@ def frame(name: str, data: object) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
-async def stream(service: TaskService, task: Task, who: Caller, at: Address) -> AsyncIterator[bytes]:
-    """The frames of a job from now to its end."""
-    teller = Teller(at)
-    for one in teller.snapshot(task):
-        yield one
-    if task.status.final:
-        return
-    try:
-        async for event in _with_pauses(service.follow(task.id, task.events), QUIET):
-            for one in await _frames(service, task.id, who, teller, event):
-                yield one
-            if event is not None and event.type.final:
-                return
-    except (NotFound, Unavailable, Damaged):
-        return  # the client asks again, and is told then
+class Source:
+    """Where the news of a job come from."""
+
+    def __init__(self, service: TaskService, live: LiveHub, who: Caller) -> None:
+        self.service = service
+        self.who = who
+        self._live = live
+
+    async def stream(self, task: Task, at: Address) -> AsyncIterator[bytes]:
+        """The frames of a job from now to its end."""
+        teller = Teller(at)
+        for one in teller.snapshot(task):
+            yield one
+        if task.status.final:
+            return
+        news = merged(self.service.follow(task.id, task.events), self._live.frames(task.owner, task.id), quiet=QUIET)
+        try:
+            async with aclosing(news):
+                async for item in news:
+                    for one in await self._frames(task.id, teller, item):
+                        yield one
+                    if isinstance(item, Event) and item.type.final:
+                        return
+        except (NotFound, Unavailable, Damaged):
+            return  # the client asks again, and is told then
+
+    async def _frames(self, task_id: str, teller: Teller, item: Event | LiveFrame | None) -> list[bytes]:
+        if isinstance(item, LiveFrame):
+            return teller.preview(item)
+        if item is not None and not item.type.final:
+            return teller.event(item)
+        task = await self.service.get(task_id, self.who)
+        if item is None:
+            return [KEEPALIVE, *(teller.snapshot(task) if task.status is Status.PENDING else [])]
+        return teller.snapshot(task)
 
 
-async def _frames(service: TaskService, task_id: str, who: Caller, teller: Teller, event: Event | None) -> list[bytes]:
-    if event is not None and not event.type.final:
-        return teller.event(event)
-    task = await service.get(task_id, who)
-    if event is None:
-        return [KEEPALIVE, *(teller.snapshot(task) if task.status is Status.PENDING else [])]
-    return teller.snapshot(task)
-
-
-async def _with_pauses(events: AsyncIterator[Event], seconds: float) -> AsyncIterator[Event | None]:
-    """The events; None after each `seconds` without one."""
-    pending = asyncio.ensure_future(anext(events, None))
+async def merged(
+    events: AsyncIterator[Event], frames: AsyncIterator[LiveFrame], *, quiet: float
+) -> AsyncGenerator[Event | LiveFrame | None]:
+    """Events and live frames as they come; None after each `quiet` seconds without any. Ends with the events."""
+    event: asyncio.Future[Event | None] = asyncio.ensure_future(anext(events, None))
+    frame: asyncio.Future[LiveFrame | None] = asyncio.ensure_future(anext(frames, None))
     try:
         while True:
-            await asyncio.wait({pending}, timeout=seconds)
-            if not pending.done():
+            waiting: set[asyncio.Future[Any]] = {event, frame}
+            done, _ = await asyncio.wait(waiting, timeout=quiet, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
                 yield None
-                continue
-            event = pending.result()
-            if event is None:
-                return
-            yield event
-            pending = asyncio.ensure_future(anext(events, None))
+            if frame in done and (shown := frame.result()) is not None:
+                frame = asyncio.ensure_future(anext(frames, None))
+                yield shown
+            if event in done:
+                told = event.result()
+                if told is None:
+                    return
+                event = asyncio.ensure_future(anext(events, None))
+                yield told
     finally:
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
+        for pending in (event, frame):
+            pending.cancel()
+        await asyncio.gather(event, frame, return_exceptions=True)

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from comfy_balancer.comfy_v2 import bodies, views
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
-from comfy_balancer.comfy_v2.events import stream
+from comfy_balancer.comfy_v2.events import Source
 from comfy_balancer.comfy_v2.schemas import Health, JobList, JobWorkflow
 from comfy_balancer.comfy_v2.submitting import Submitter
 from comfy_balancer.dependencies import Here, Json, Who
@@ -153,6 +153,6 @@ async def events(task: The, here: Here, who: Who, at: At) -> Response:
     if here.streams.full(who.owner):
         message = "Maximum concurrent event streams reached; poll GET /jobs/{id} instead."
         raise Refusal(429, "too_many_streams", message)
-    frames = here.streams.counted(who.owner, stream(here.service, task, who, at))
+    frames = here.streams.counted(who.owner, Source(here.service, here.live, who).stream(task, at))
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(frames, media_type="text/event-stream", headers=headers)

@@ -81,7 +81,7 @@ class Job(Struct, frozen=True, kw_only=True):
     outputs: list[Output]
     error: JobError | None
     metrics: dict[str, int | None]
-    outputs_reused: bool
+    outputs_reused: bool | UnsetType
     urls: JobUrls
     metadata: str | dict[str, str] | UnsetType = UNSET
     priority: int | UnsetType = UNSET
@@ -109,6 +109,14 @@ class StatusEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     status: str
     queue_position: int | None = None
+
+
+class PreviewEvent(Struct, frozen=True, kw_only=True):
+    """A picture of a step."""
+
+    node_id: str
+    content_type: str
+    data_base64: str
 
 
 class Health(Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ def job_view(task: Task, at: Address) -> Job:
         outputs=outputs_view(task, at),
         error=_error_view(task.error) if task.status is Status.FAILED else None,
         metrics=_metrics(task),
-        outputs_reused=bool(task.reused),
+        outputs_reused=bool(task.reused) or bool((shown := task.shown) and shown.cached),
         urls=JobUrls(self=url, events=f"{url}/events", cancel=f"{url}/cancel"),
         metadata=task.labels or task.notes.get("metadata", UNSET),
         priority=task.notes.get("priority", UNSET),
@@ -74,7 +74,10 @@ def listed_job_view(task: Task, at: Address) -> Job:
     """A job in a list, with the times that the SDKs' summaries read."""
     job = job_view(task, at)
     return structs.replace(
-        job, create_time=job.created_at, update_time=job.completed_at or job.started_at or job.created_at
+        job,
+        outputs_reused=UNSET,  # a list does not read what the instance said
+        create_time=job.created_at,
+        update_time=job.completed_at or job.started_at or job.created_at,
     )
 
 
