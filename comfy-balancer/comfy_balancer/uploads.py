@@ -111,6 +111,15 @@ class _Parser(MultiPartParser):
 
     part_limit = 0
 
+    def whole(self, form: FormData) -> FormData:
+        """The form, unless its body ended within a file."""
+        kept = {id(value.file) for _, value in form.multi_items() if isinstance(value, UploadFile)}
+        if all(id(file) in kept for file in self._files_to_close_on_error):
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MalformedBody("The body ends within a file.")
+
     def on_part_begin(self) -> None:
         self._seen = 0
         super().on_part_begin()
@@ -147,7 +156,7 @@ async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
     )
     parser.part_limit = settings.file_limit
     try:
-        return await parser.parse()
+        return parser.whole(await parser.parse())
     except MultiPartException as error:
         if error.message.startswith(("Too many", "Part exceeded")):
             raise TooLarge(error.message) from None
