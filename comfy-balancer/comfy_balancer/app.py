@@ -6,6 +6,7 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,18 +14,32 @@ from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from comfy_balancer import comfy_v2, openapi, sweeper
+from comfy_balancer import comfy_v2, openai_api, openapi, sweeper
 from comfy_balancer.assets import Assets
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
-from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
+from comfy_balancer.routes import (
+    agents,
+    events,
+    health,
+    inputs,
+    log_in,
+    outputs,
+    policy,
+    publishing,
+    runs,
+    tasks,
+    workflows,
+)
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.streams import Streams
@@ -45,8 +60,16 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/api/v2/assets"})
-SHAPES = {comfy_v2.PREFIX: comfy_v2.edge_shape}
+SHAPES = {openai_api.PREFIX: openai_api.shape, comfy_v2.PREFIX: comfy_v2.edge_shape}
+
+
+class FormPaths:
+    """The paths that take files."""
+
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits|/api/v2/assets")
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._paths.fullmatch(path) is not None
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -63,17 +86,18 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
-    app.include_router(docs_router(app.title))
     app.mount(comfy_v2.PREFIX, comfy_v2.create())
+    app.mount(openai_api.PREFIX, openai_api.create())
+    app.include_router(docs_router(app.title, _document))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
-        form_paths=FORM_PATHS,
+        form_paths=FormPaths(),
         shapes=SHAPES,
     )
     return app
@@ -107,6 +131,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
     gate = Gate(settings, GuessLimit(redis, keys, settings))
+    links = Links(redis, keys, seconds=settings.link_seconds)
     tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
 
     def on_news(kind: str) -> None:
@@ -140,9 +165,16 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         assets=Assets(redis, keys, inputs, retention=settings.input_retention),
         streams=Streams(settings.streams_limit),
         live=live,
-        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets),
+        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,
+        links=links,
+        document=Document(catalog),
     )
+
+
+async def _document(request: Request) -> bytes:
+    resources: Resources = request.state.resources
+    return await resources.document.encoded(request.app.openapi())
 
 
 def _die(name: str) -> None:

@@ -156,32 +156,6 @@ def check_outputs(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]
     return [_problem("prompt", "has no node that makes an output (such as SaveImage)")]
 
 
-def check_required(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]:
-    """Inputs that ComfyUI misses: those that every agent that knows the class requires, of nodes that would run."""
-    problems = []
-    for node_id in _running(prompt, offers):
-        class_type, inputs = prompt[node_id]["class_type"], prompt[node_id]["inputs"]
-        required = [offer.required(class_type) for offer in offers if offer.knows(class_type)]
-        for name in sorted(frozenset.intersection(*required) - inputs.keys()) if required else ():
-            problems.append(_problem(f"prompt.{node_id}.inputs.{name}", "is required"))
-            if len(problems) == MOST_PROBLEMS:
-                return problems
-    return problems
-
-
-def _running(prompt: Prompt, offers: Sequence[Offer]) -> list[str]:
-    """The nodes that end the graph, and all that they depend on, in the order of the graph."""
-    outputs = {node["class_type"] for node in prompt.values()}
-    outputs = {name for name in outputs if any(offer.is_output(name) for offer in offers)}
-    level = [node_id for node_id, node in prompt.items() if node["class_type"] in outputs]
-    found = set(level)
-    while level:
-        sources = {value[0] for value in prompt[level.pop()]["inputs"].values() if _is_link(value)}
-        level += sources - found
-        found |= sources
-    return [node_id for node_id in prompt if node_id in found]
-
-
 def check_offered(
     prompt: Prompt,
     needs: Needs,

@@ -15,9 +15,11 @@ from starlette.responses import Response
 
 from comfy_balancer.assets import Assets
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
@@ -47,6 +49,8 @@ class Resources:
     live: LiveHub
     log_in: Credentials
     tickets: Tickets
+    links: Links
+    document: Document
 
 
 async def _resources(connection: HTTPConnection) -> Resources:

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import ResponseError
 from ulid import ULID
 
-from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.catalog import Catalog, Fleet, Release
 from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
@@ -32,11 +32,11 @@ from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTas
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
-from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
 
 TASK_ID = re.compile(r"[0-9a-z]{26}")
+NOT_STORED = "there is no stored file with this sha256"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RETRY_ATTEMPTS = 3  # that a retry by hand adds
 HEAVY_TASKS, HEAVY_NODES = 8, 200  # from here a call is checked beside the event loop, so that others are not held up
@@ -172,11 +172,11 @@ class TaskService:
         return await _beside(work, heavy=_heavy(requests))
 
     async def _surroundings(self, requests: Sequence[TaskRequest], who: Caller, *, hold: bool) -> Surroundings:
-        workflows: dict[str, Workflow] = {}
+        releases: dict[str, Release] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
             try:
-                workflows[name] = await self._catalog.get(name)
+                releases[name] = await self._catalog.release(name)
             except NotFound:
                 nearest[name] = await self._catalog.nearest(name) if len(nearest) < 8 else []
         members = await self._fleet.members()
@@ -184,7 +184,8 @@ class TaskService:
             settings=self._settings,
             offers=different(members),
             nodes=self._nodes[who.role],
-            workflows=workflows,
+            workflows={name: release.workflow for name, release in releases.items()},
+            releases=releases,
             nearest=nearest,
             members=members,
             hold=hold,
@@ -212,11 +213,12 @@ class TaskService:
                 file = files[slot.sha256]
                 message = None
                 if file is None:
-                    message = "there is no stored file with this sha256"
+                    message = NOT_STORED
                 elif file.kind not in slot.kinds:
                     message = f"must be a {' or '.join(sorted(slot.kinds))} file, not {file.kind.value}"
                 if message:
-                    found = (FieldProblem(field=slot.field, message=message),)
+                    workflow = one.workflow.name if one.workflow else ""
+                    found = (FieldProblem(field=slot.field, message=message, workflow=workflow, node=slot.node),)
                     problems += _prefixed(found, index) if batch else found
         if problems:
             raise InvalidTask(tuple(problems))
@@ -233,6 +235,7 @@ class TaskService:
             priority=request.priority,
             workflow=one.workflow.name if one.workflow else "",
             workflow_digest=one.workflow.digest if one.workflow else "",
+            workflow_version=one.version,
             parameters=one.parameters,
             labels=request.labels,
             inputs=tuple(
@@ -372,6 +375,7 @@ def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted) -> tuple[Task, ...
             timeout=task.timeout,
             workflow=task.workflow,
             workflow_digest=task.workflow_digest,
+            workflow_version=task.workflow_version,
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,

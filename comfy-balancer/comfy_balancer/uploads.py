@@ -31,6 +31,7 @@ from comfy_shared.store import border
 Image.MAX_IMAGE_PIXELS = None
 
 CHUNK = 1024 * 1024
+MOST_FIELDS = 1000  # parts of a form without a file
 HEAD = 64 * 1024  # bytes that tell the type of a video or audio file
 FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded", "StorageFull")
 
@@ -138,9 +139,17 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
+    async with open_form(request, settings) as form:
+        yield await _sort(form, settings)
+
+
+@asynccontextmanager
+async def open_form(request: Request, settings: BalancerSettings) -> AsyncIterator[FormData]:
+    """The parts of a multipart body as they are; what it spooled to disk is gone after the block. Raises as
+    `read_form`."""
     form = await parse_form(request, settings)
     try:
-        yield await _sort(form, settings)
+        yield form
     finally:
         await form.close()
 
@@ -151,7 +160,7 @@ async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
         request.headers,
         request.stream(),
         max_files=settings.files_limit,
-        max_fields=settings.files_limit,
+        max_fields=MOST_FIELDS,
         max_part_size=settings.json_limit,
     )
     parser.part_limit = settings.file_limit
@@ -178,11 +187,13 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
             if len(texts[name]) > settings.json_limit:
                 raise TooLarge(f"The part task is larger than {settings.json_limit} bytes.")
         else:
-            uploads.append(await _known(name, value, settings))
+            uploads.append(await known_upload(name, value, settings))
     return Form(texts=texts, uploads=tuple(uploads))
 
 
-async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+    """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+
     def work() -> Upload:
         digest = hashlib.sha256()
         while chunk := part.file.read(CHUNK):

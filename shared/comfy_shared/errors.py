@@ -15,6 +15,7 @@
     └── RunError                 an attempt that ended badly; its class says whether another attempt can help
         ├── InstanceLost         the instance died, hangs or does not answer
         ├── OutOfMemory          the GPU ran out of memory
+        ├── DeviceFailed         the GPU itself reports an error
         ├── RunTimeout           the task's time limit passed
         ├── OutputMissing        the prompt says it is done, but a file is not there
         ├── PromptRejected       the instance refuses the prompt (its own node errors)
@@ -37,6 +38,9 @@ class FieldProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     message: str  # what is wrong with it, for a person
     nearest: list[str] = []  # known names that look like what was sent
     limits: dict[str, Any] = {}  # the limits that were passed: minimum, maximum, choices …
+    workflow: str = ""  # name of the workflow, if there is one
+    parameter: str = ""  # name of its parameter
+    node: str = ""  # id of the node at fault; of several, separated by commas
 
 
 class ComfyError(Exception):
@@ -120,6 +124,13 @@ class OutOfMemory(RunError):
     """The GPU ran out of memory."""
 
     code = "out_of_memory"
+    retryable = True
+
+
+class DeviceFailed(RunError):
+    """The GPU of the instance reports an error; often only a restart of ComfyUI helps."""
+
+    code = "device_failed"
     retryable = True
 
 

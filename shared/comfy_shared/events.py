@@ -136,8 +136,8 @@ class EventHub:
             while True:
                 event = await watcher.take()
                 if event is not None:
-                    if event.seq > after + 1:
-                        watcher.fall_behind()
+                    if event.seq > after + 1 or (event.type.final and event.seq <= after):
+                        watcher.fall_behind()  # an end that was passed: a promoted replica told less of the story
                     elif event.seq == after + 1:
                         after = event.seq
                         yield event

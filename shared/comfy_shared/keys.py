@@ -37,8 +37,10 @@ passed in KEYS.
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
-| workflow:NAME | string: JSON | permanent | publish |
-| workflows | hash: name → digest | permanent | publish |
+| workflow:NAME | hash: content:N, about:N of each version; digest:DIGEST → N | permanent | publish, unpublish |
+| workflows | hash: name → active, newest, canary, share, born | permanent | publish, activate, canary, unpublish |
+| workflow-files | hash: name → digest of what the files last held | permanent | publish |
+| workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
 | asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
@@ -51,6 +53,7 @@ passed in KEYS.
 | guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
 | api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
 | api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
+| link-secret | string: the secret of signed links | permanent | whoever signs first |
 | ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
@@ -60,8 +63,8 @@ Channel `live:OWNER`: frames of the owner's running tasks, for who watches just 
 PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
-        "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys",
+        "workflows", "workflow-files", "workflow-problems", "inputs", "input-uses", "damaged", "swept",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
 
@@ -104,6 +107,8 @@ class Keys:
         self.offer_prefix = base + "offer:"
         self.workflow_prefix = base + "workflow:"
         self.workflows = base + "workflows"
+        self.workflow_files = base + "workflow-files"
+        self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
         self.asset_prefix = base + "asset:"
@@ -116,6 +121,7 @@ class Keys:
         self.guesses_prefix = base + "guesses:"
         self.api_keys = base + "api-keys"
         self.api_key_used_prefix = base + "api-key-used:"
+        self.link_secret = base + "link-secret"
         self.ticket_prefix = base + "ticket:"
 
     def task(self, task_id: str) -> str:

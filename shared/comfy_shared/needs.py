@@ -31,7 +31,6 @@ class Offer:
         self.object_info = object_info
         self._choices: dict[tuple[str, str], frozenset[str] | None] = {}  # only of inputs that exist: bounded
         self._listed: dict[str, frozenset[str]] = {}  # only of classes that exist
-        self._required: dict[str, frozenset[str]] = {}  # only of classes that exist
 
     def knows(self, class_type: str) -> bool:
         return class_type in self.object_info
@@ -78,16 +77,6 @@ class Offer:
         names = {name for group in groups if isinstance(group, Mapping) for name in group}
         found = frozenset(name for name in names if self.choices(class_type, name) is not None)
         self._listed[class_type] = found
-        return found
-
-    def required(self, class_type: str) -> frozenset[str]:
-        """Names of the inputs that a node of the class must have; empty for a class that it does not know."""
-        if class_type in self._required or not self.knows(class_type):
-            return self._required.get(class_type, frozenset())
-        inputs = self.object_info[class_type].get("input", {})
-        group = inputs.get("required") if isinstance(inputs, Mapping) else None
-        found = frozenset(group) if isinstance(group, Mapping) else frozenset[str]()
-        self._required[class_type] = found
         return found
 
     def takes(self, class_type: str, name: str, value: str | float) -> bool:

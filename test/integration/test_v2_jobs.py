@@ -177,6 +177,7 @@ class TestSubmit:
             ({"workflow": PROMPT, "extra_data": []}, (400, "invalid_request")),
             ({"workflow": PROMPT, "extra_data": {"x": 1}}, (400, "invalid_request")),
             ({"workflow": PROMPT, "extra_data": {"api_key_comfy_org": 1}}, (400, "invalid_request")),
+            ({"workflow": PROMPT, "extra_data": {"api_key_comfy_org": "k"}}, (422, "partner_nodes_not_supported")),
             ({"workflow": with_picture("../../secret.png")}, (422, "invalid_workflow")),
             ({"workflow": with_picture("photo.png")}, (422, "invalid_workflow")),
         ],
@@ -227,14 +228,16 @@ class TestReferences:
 
     async def test_an_input_that_takes_no_upload_gets_the_file_too(self, anna: Client, hand: Hand) -> None:
         asset = await anna.asset()
-        graph = {
-            **with_picture(reference(asset["id"])),
-            "3": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], "upscale_method": "nearest-exact"}},
-        }
-        graph["3"]["inputs"]["width"] = reference(asset["id"])
+        graph = with_picture(reference(asset["id"]))
+        graph["2"]["inputs"]["filename_prefix"] = reference(asset["id"])
         await anna.submit(graph)
         places = {(file.node, file.input) for file in (await hand.take()).task.inputs}
-        assert places == {("1", "image"), ("3", "width")}
+        assert places == {("1", "image"), ("2", "filename_prefix")}
+
+    async def test_an_input_that_takes_a_number_takes_no_reference(self, anna: Client, hand: Hand) -> None:
+        graph = {**PROMPT, "1": {"class_type": "EmptyImage", "inputs": {**PROMPT["1"]["inputs"]}}}
+        graph["1"]["inputs"]["width"] = reference((await anna.asset())["id"])
+        assert await anna.refused_job(workflow=graph) == (422, "invalid_workflow")
 
     async def test_an_output_is_an_input_of_the_next_job(self, anna: Client, hand: Hand, balancer: Balancer) -> None:
         first = await anna.submit()

@@ -103,3 +103,6 @@ def _check_extra_data(value: object) -> None:
         raise invalid_request("'extra_data' accepts only the 'api_key_comfy_org' field.", 400)
     if "api_key_comfy_org" in value and not isinstance(value["api_key_comfy_org"], str):
         raise invalid_request("'extra_data.api_key_comfy_org' must be a string.", 400)
+    if value:
+        message = "Keys of partner nodes are not taken: a job may wait for long, and its queue is on disk."
+        raise Refusal(422, "partner_nodes_not_supported", message)

@@ -11,7 +11,7 @@ from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.comfy_v2.outputs import find_output
 from comfy_balancer.comfy_v2.references import Reference, find_references, misplaced, put_files
 from comfy_balancer.drafts import DoorRequest
-from comfy_balancer.service import KEY, TaskService
+from comfy_balancer.service import KEY, NOT_STORED, TaskService
 from comfy_balancer.uploads import STORED, Inputs, Kind
 from comfy_shared.callers import Caller
 from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound
@@ -132,7 +132,7 @@ def refused(problems: Sequence[FieldProblem], workflow: Mapping[str, Any], refer
     if first.field.startswith("labels"):
         return Refusal(422, "metadata_invalid", f"{first.field.removeprefix('labels.')}: {first.message}")
     places = {f"prompt.{item.node}.inputs.{item.input}": item for item in references}
-    lost = [places[problem.field] for problem in problems if problem.field in places]
+    lost = [places[problem.field] for problem in problems if problem.message == NOT_STORED and problem.field in places]
     if lost or first.field == "inputs":
         return _missing(lost or references)
     errors: dict[str, Any] = {}

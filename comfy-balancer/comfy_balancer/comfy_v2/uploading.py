@@ -18,7 +18,7 @@ from comfy_balancer.checks import path_trick
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.downloads import MEDIA_TYPE
 from comfy_balancer.settings import BalancerSettings
-from comfy_balancer.uploads import CHUNK, UNKNOWN, Upload, parse_form, recognize
+from comfy_balancer.uploads import CHUNK, UNKNOWN, Upload, open_form, recognize
 from comfy_shared.errors import InvalidTask
 
 TEXTS = ("content_type", "file_path", "expected_hash", "expires_in")
@@ -33,8 +33,7 @@ async def read_asset(request: Request, settings: BalancerSettings, owner: str) -
     Raises:
         Refusal, MalformedBody, TooLarge, StorageFull.
     """
-    form = await parse_form(request, settings)
-    try:
+    async with open_form(request, settings) as form:
         part, texts = _sort(form)
         file_path = _file_path(texts.get("file_path", ""))
         content_type = _content_type(texts.get("content_type") or part.content_type or UNKNOWN[2])
@@ -55,8 +54,6 @@ async def read_asset(request: Request, settings: BalancerSettings, owner: str) -
                 file_path=file_path,
             ),
         )
-    finally:
-        await form.close()
 
 
 def _sort(form: FormData) -> tuple[UploadFile, dict[str, str]]:

@@ -4,6 +4,7 @@
     Authorization: Bearer    an API key
     x-api-key                an API key
     ?ticket=                 a ticket, for reading and for websockets, when no header is there
+    ?…&signature=            the address of one picture, which is its own log-in
 
 Only one header of these may be there, and once. The operator's log-in needs no Redis; the others answer 503 while it
 is away. On the open port nothing is asked: every request acts for one owner. A page in a browser on that machine could
@@ -18,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from comfy_balancer.login.api_keys import ApiKeys
+from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
@@ -30,12 +32,13 @@ READING = frozenset({"GET", "HEAD"})
 class Credentials:
     """The check of the balancer."""
 
-    def __init__(self, settings: BalancerSettings, gate: Gate, keys: ApiKeys, tickets: Tickets) -> None:
+    def __init__(self, settings: BalancerSettings, gate: Gate, keys: ApiKeys, tickets: Tickets, links: Links) -> None:
         self._settings = settings
         self._gate = gate
         self._operator = Operator(settings)
         self._keys = keys
         self._tickets = tickets
+        self._links = links
         self._our_names = frozenset({"localhost", socket.gethostname().lower(), settings.open_port_host.lower()})
 
     async def __call__(self, scope: Scope) -> Caller:
@@ -46,7 +49,8 @@ class Credentials:
         headers = Headers(scope=scope)
         authorization, api_keys = headers.getlist("authorization"), headers.getlist("x-api-key")
         ticket = _take_ticket(scope)
-        if not authorization and not api_keys and not ticket:
+        signed = not ticket and b"signature=" in scope.get("query_string", b"") and _reads(scope)
+        if not authorization and not api_keys and not ticket and not signed:
             raise unauthorized()
         await self._gate.check_guesses(scope)
         if len(authorization) + len(api_keys) > 1:
@@ -55,6 +59,9 @@ class Credentials:
             caller = await self._by_authorization(authorization[0])
         elif api_keys:
             caller = await self._keys.caller(api_keys[0].strip())
+        elif signed:
+            scope["state"]["ticket"] = scope["query_string"]
+            caller = await self._links.caller(scope)
         else:
             scope["state"]["ticket"] = ticket.encode("utf-8", "replace")
             caller = await self._tickets.redeem(ticket)
@@ -94,8 +101,11 @@ def _take_ticket(scope: Scope) -> str:
         return ""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     scope["query_string"] = urlencode([pair for pair in pairs if pair[0] != "ticket"]).encode("latin-1")
-    reads = scope["type"] == "websocket" or scope["method"] in READING
-    return next((value for name, value in pairs if name == "ticket"), "") if reads else ""
+    return next((value for name, value in pairs if name == "ticket"), "") if _reads(scope) else ""
+
+
+def _reads(scope: Scope) -> bool:
+    return scope["type"] == "websocket" or scope["method"] in READING
 
 
 def _host_name(host: str) -> str:

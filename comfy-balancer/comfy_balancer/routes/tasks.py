@@ -86,7 +86,7 @@ EXPLAINED: dict[str, Any] = {
 }
 
 
-def _headers(accepted: Accepted) -> dict[str, str]:
+def headers_of(accepted: Accepted) -> dict[str, str]:
     headers = {"Location": views.task_url(accepted.tasks[0].id)} if len(accepted.tasks) == 1 else {}
     return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
 
@@ -125,7 +125,7 @@ async def submit(
     if wait:
         task = await here.service.wait(task, wait)
     status = 200 if wait is not None and task.status.final else 202
-    return Json(views.task_view(task), status, headers=_headers(accepted))
+    return Json(views.task_view(task), status, headers=headers_of(accepted))
 
 
 async def _submit_form(request: Request, here: Resources, who: Caller, key: str | None, *, hold: bool) -> Accepted:
@@ -195,7 +195,7 @@ async def list_tasks(
         workflow=workflow,
         owner=owner,
         visible_to=who,
-        labels=_labels(label or []),
+        labels=as_labels("label", label or []),
         after=_time("created_after", created_after),
         before=_time("created_before", created_before),
         limit=limit,
@@ -205,12 +205,13 @@ async def list_tasks(
     return Json(TaskList(tasks=[views.task_view(task, brief=True) for task in page.tasks], next=page.next))
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
+def as_labels(field: str, pairs: list[str]) -> dict[str, str]:
+    """`name=value` as given in a query."""
     labels = {}
     for pair in pairs[:16]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise invalid("label", "must be name=value")
+            raise invalid(field, "must be name=value")
         labels[name] = value
     return labels
 
