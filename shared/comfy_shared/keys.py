@@ -44,6 +44,7 @@ passed in KEYS.
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
 | asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
+| partner:TOKEN | string: a task's key for partner nodes | a day | submit of the Comfy API v2 |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -150,6 +151,9 @@ class Keys:
 
     def workflow(self, name: str) -> str:
         return self.workflow_prefix + name
+
+    def partner(self, token: str) -> str:
+        return f"{self.base}partner:{token}"
 
     def asset(self, asset_id: str) -> str:
         return self.asset_prefix + asset_id

@@ -32,7 +32,7 @@ KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
         "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
-        "followers", "asset", "guesses", "api-key-used", "ticket",
+        "followers", "asset", "partner", "guesses", "api-key-used", "ticket",
     },
 )  # fmt: skip
 SINGLE = frozenset(

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from comfy_shared.callers import Role
 from comfy_shared.models import EventType, Progress, TaskError
+from comfy_shared.partner import PartnerKeys
 from comfy_shared.settings import SharedSettings
 from test.comfy_v2 import contract
 from test.integration.balancer_support import PROMPT, Balancer, picture, running
@@ -125,6 +126,16 @@ class TestSubmit:
         berta = await client_of(balancer, "berta")
         assert (await anna.submit(key="k1"))["id"] != (await berta.submit(key="k1"))["id"]
 
+    async def test_a_key_for_partner_nodes_is_kept_apart(self, balancer: Balancer, anna: Client, hand: Hand) -> None:
+        job = await anna.submit(extra_data={"api_key_comfy_org": "comfyui-secret"})
+        assert "secret" not in str(await anna.job(job["id"]))
+        token = (await hand.take()).task.notes["partner"]
+        assert await PartnerKeys(balancer.redis, balancer.keys).of(token) == "comfyui-secret"
+        wrong = {"workflow": {"1": {"class_type": "Nope", "inputs": {}}}, "extra_data": {"api_key_comfy_org": "k"}}
+        await anna.refused_job(**wrong)
+        kept = [key async for key in balancer.redis.scan_iter(balancer.keys.partner("*"))]
+        assert kept == [balancer.keys.partner(token).encode()]
+
     @pytest.mark.parametrize("key", ["", "x" * 256, "a b", "\x7f"])
     async def test_an_odd_key_is_refused(self, anna: Client, hand: Hand, key: str) -> None:
         refused = await anna.refused("POST", "/jobs", json={"workflow": PROMPT}, headers={"Idempotency-Key": key})
@@ -177,7 +188,7 @@ class TestSubmit:
             ({"workflow": PROMPT, "extra_data": []}, (400, "invalid_request")),
             ({"workflow": PROMPT, "extra_data": {"x": 1}}, (400, "invalid_request")),
             ({"workflow": PROMPT, "extra_data": {"api_key_comfy_org": 1}}, (400, "invalid_request")),
-            ({"workflow": PROMPT, "extra_data": {"api_key_comfy_org": "k"}}, (422, "partner_nodes_not_supported")),
+            ({"workflow": PROMPT, "extra_data": {"api_key_comfy_org": "k" * 4097}}, (400, "invalid_request")),
             ({"workflow": with_picture("../../secret.png")}, (422, "invalid_workflow")),
             ({"workflow": with_picture("photo.png")}, (422, "invalid_workflow")),
         ],

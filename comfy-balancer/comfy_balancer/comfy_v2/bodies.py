@@ -11,11 +11,13 @@ from comfy_balancer.decoding import decode_body
 from comfy_shared.errors import InvalidTask
 from comfy_shared.http.problems import MalformedBody
 from comfy_shared.models import PRIORITY_HIGHEST, PRIORITY_LOWEST, PRIORITY_NORMAL
+from comfy_shared.partner import FIELD
 
 LONGEST_METADATA = 1024  # bytes of metadata that is one text
 MOST_LABELS = 16
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 LONGEST_LABEL = 256  # bytes of a label's value
+LONGEST_KEY = 4096  # characters of a key for partner nodes
 HIGHEST_PRIORITY = 1_000_000  # and lowest, below zero
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -27,6 +29,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}  # metadata that is a map
     note: str | None = None  # metadata that is one text
     priority: int | None = None  # as given; higher goes first
+    partner_key: str | None = None  # with which its nodes log in at Comfy's partners
 
 
 def read_object(body: bytes, *, values_limit: int) -> dict[str, Any]:
@@ -51,8 +54,8 @@ def read_submission(body: Mapping[str, Any]) -> Submission:
         raise Refusal(422, "workflow_format_ui", message)
     labels, note = _metadata(body.get("metadata"))
     priority = _priority(body.get("priority"))
-    _check_extra_data(body.get("extra_data"))
-    return Submission(workflow=workflow, labels=labels, note=note, priority=priority)
+    partner_key = _partner_key(body.get("extra_data"))
+    return Submission(workflow=workflow, labels=labels, note=note, priority=priority, partner_key=partner_key)
 
 
 def _metadata(value: object) -> tuple[dict[str, str], str | None]:
@@ -96,13 +99,12 @@ def level_of(priority: int | None, *, highest: int) -> int:
     return min(max(PRIORITY_NORMAL + (priority or 0), PRIORITY_LOWEST), min(highest, PRIORITY_HIGHEST))
 
 
-def _check_extra_data(value: object) -> None:
+def _partner_key(value: object) -> str | None:
     if value is None:
-        return
-    if not isinstance(value, dict) or set(value) - {"api_key_comfy_org"}:
+        return None
+    if not isinstance(value, dict) or set(value) - {FIELD}:
         raise invalid_request("'extra_data' accepts only the 'api_key_comfy_org' field.", 400)
-    if "api_key_comfy_org" in value and not isinstance(value["api_key_comfy_org"], str):
-        raise invalid_request("'extra_data.api_key_comfy_org' must be a string.", 400)
-    if value:
-        message = "Keys of partner nodes are not taken: a job may wait for long, and its queue is on disk."
-        raise Refusal(422, "partner_nodes_not_supported", message)
+    key = value.get(FIELD, "")
+    if not isinstance(key, str) or len(key) > LONGEST_KEY:
+        raise invalid_request(f"'extra_data.{FIELD}' must be a string of at most {LONGEST_KEY} characters.", 400)
+    return key or None

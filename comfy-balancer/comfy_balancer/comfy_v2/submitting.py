@@ -11,11 +11,12 @@ from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.comfy_v2.outputs import find_output
 from comfy_balancer.comfy_v2.references import Reference, find_references, misplaced, put_files
 from comfy_balancer.drafts import DoorRequest
-from comfy_balancer.service import KEY, NOT_STORED, TaskService
+from comfy_balancer.service import KEY, NOT_STORED, Accepted, TaskService
 from comfy_balancer.uploads import STORED, Inputs, Kind
 from comfy_shared.callers import Caller
-from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound
+from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound, Refused
 from comfy_shared.models import PRIORITY_HIGHEST, PRIORITY_NORMAL, Task
+from comfy_shared.partner import PartnerKeys
 
 MOST_MISSING = 50  # ids told in one refusal
 
@@ -31,8 +32,9 @@ class Named(msgspec.Struct, frozen=True, kw_only=True):
 class Submitter:
     """Accepts jobs."""
 
-    def __init__(self, service: TaskService, assets: Assets, inputs: Inputs) -> None:
+    def __init__(self, service: TaskService, assets: Assets, inputs: Inputs, partner: PartnerKeys) -> None:
         self._service = service
+        self._partner = partner
         self._assets = assets
         self._inputs = inputs
 
@@ -42,9 +44,9 @@ class Submitter:
             raise invalid_request("Idempotency-Key must be 1-255 characters.", 400)
         references = find_references(submission.workflow)
         files = await self._files(submission.workflow, references, who)
-        request = _request(submission, references, files, who)
+        request = _request(submission, files, who)
         try:
-            accepted = await self._service.submit(request, who, key=key)
+            accepted = await self._accept(request, submission.partner_key, who, key)
         except InvalidTask as error:
             raise refused(error.problems, submission.workflow, references) from None
         except IdempotencyConflict:
@@ -52,6 +54,17 @@ class Submitter:
         if accepted.replayed:
             raise _reused()
         return accepted.tasks[0]
+
+    async def _accept(self, request: DoorRequest, partner_key: str | None, who: Caller, key: str | None) -> Accepted:
+        if partner_key is None:
+            return await self._service.submit(request, who, key=key)
+        token = await self._partner.keep(partner_key)
+        request = msgspec.structs.replace(request, notes={**request.notes, "partner": token})
+        try:
+            return await self._service.submit(request, who, key=key)
+        except Refused:
+            await self._partner.forget(token)
+            raise
 
     async def _files(
         self, workflow: Mapping[str, Any], references: Sequence[Reference], who: Caller
@@ -106,9 +119,7 @@ def _named(asset: Asset) -> Named:
     return Named(sha256=record.sha256, extension=record.extension, name=record.file_path)
 
 
-def _request(
-    submission: Submission, references: Sequence[Reference], files: Mapping[str, Mapping[str, Named]], who: Caller
-) -> DoorRequest:
+def _request(submission: Submission, files: Mapping[str, Mapping[str, Named]], who: Caller) -> DoorRequest:
     hashes = {node_id: {name: file.sha256 for name, file in inputs.items()} for node_id, inputs in files.items()}
     notes: dict[str, Any] = {}
     if submission.note is not None:
