@@ -30,7 +30,7 @@ NEVER = frozenset({"canceling", "expired"})  # statuses of the contract that no 
 
 def address(request: Request, here: Here) -> views.Address:
     """Where the client reached us."""
-    origin = f"{request.url.scheme}://{request.url.netloc}"
+    origin = here.settings.public_url.rstrip("/") or f"{request.url.scheme}://{request.url.netloc}"
     return views.Address(origin, retention_ms=here.service.queue.retention_ms)
 
 
