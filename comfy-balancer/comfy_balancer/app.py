@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,30 @@ from fastapi import FastAPI, Request
 
 from comfy_balancer import comfy_v2, openai_api, openapi, sweeper
 from comfy_balancer.assets import Assets
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.comfyui_api.context import ComfyUI
+from comfy_balancer.comfyui_api.definitions import Merger
+from comfy_balancer.comfyui_api.door import Door, body_rule
+from comfy_balancer.comfyui_api.files import ClientFiles
+from comfy_balancer.comfyui_api.names import Names
+from comfy_balancer.comfyui_api.prompts import Prompts
+from comfy_balancer.comfyui_api.sessions import Sessions
+from comfy_balancer.comfyui_api.tasklists import OwnTasks
+from comfy_balancer.comfyui_api.userdata import UserData
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
+from comfy_balancer.references import References
 from comfy_balancer.routes import (
     agents,
+    batches,
     events,
     health,
     inputs,
@@ -42,9 +55,12 @@ from comfy_balancer.routes import (
 )
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
 from comfy_balancer.streams import Streams
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
 from comfy_shared.guesses import GuessLimit
@@ -86,12 +102,13 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, runs, events, outputs, inputs, workflows, publishing, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(comfy_v2.PREFIX, comfy_v2.create())
     app.mount(openai_api.PREFIX, openai_api.create())
     app.include_router(docs_router(app.title, _document))
+    app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
@@ -99,6 +116,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         form_limit=settings.form_limit,
         form_paths=FormPaths(),
         shapes=SHAPES,
+        rule_of=partial(body_rule, settings.file_limit),
     )
     return app
 
@@ -116,13 +134,15 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            state = _compose(settings, redis, loops)
+            async with aclosing(state["resources"].fetcher):
+                yield state
     finally:
         await redis.aclose()
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
+def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, Any]:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -152,12 +172,34 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
-    return Resources(
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
+    lister = TaskLister(redis, keys)
+    tasks = OwnTasks(redis, keys, lister)
+    sessions = Sessions(hub, live, tasks)
+    loops.start("comfyui", partial(sessions.tell, loops))
+    names = Names(redis, keys, retention=settings.task_retention)
+    client_files = ClientFiles(names, inputs, files, service, tasks, settings)
+    comfyui = ComfyUI(
+        prompts=Prompts(service, fleet, client_files, settings),
+        files=client_files,
+        tasks=tasks,
+        sessions=sessions,
+        userdata=UserData(redis, keys, files, settings),
+        merger=Merger(),
+    )
+    resources = Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
-        lister=TaskLister(redis, keys),
+        fetcher=fetcher,
+        service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
+        lister=lister,
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
@@ -170,6 +212,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         links=links,
         document=Document(catalog),
     )
+    return {"resources": resources, "comfyui": comfyui}
 
 
 async def _document(request: Request) -> bytes:

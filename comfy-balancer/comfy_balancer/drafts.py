@@ -7,7 +7,7 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +33,7 @@ from comfy_balancer.validation import check_complete, placed
 from comfy_shared.errors import FieldProblem, InvalidTask
 from comfy_shared.models import Needs, Prompt
 from comfy_shared.needs import Offer, needs_of
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -44,7 +45,7 @@ KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
 }
 ANY_KIND = frozenset(Kind) - {Kind.OTHER}
-NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the form"
+NEEDS_FILE = "must be the sha256 of an upload, task:ID/NAME, a data URL, an http(s) URL, or a file part of the form"
 
 
 class DoorRequest(TaskRequest, frozen=True, kw_only=True):
@@ -93,10 +94,15 @@ class Surroundings:
     hold: bool = False  # a task that no agent can run is to wait for one
 
 
+def draw_seed() -> int:
+    return secrets.randbits(53)
+
+
 def draft(
     request: TaskRequest,
     around: Surroundings,
     parts: Mapping[str, str] = {},
+    draw_seed: Callable[[], int] = draw_seed,
 ) -> Draft:
     """The checked draft of one task. `parts` are the form's files: part name → sha256.
 
@@ -109,23 +115,25 @@ def draft(
     if problems:
         raise InvalidTask(tuple(problems))
     if request.workflow is not None:
-        return _from_release(request, request.workflow, around, parts)
+        return _from_release(request, request.workflow, around, parts, draw_seed)
     try:
         return _from_prompt(request, around, parts)
     except InvalidTask as error:
         raise placed(error, None, request.prompt or {}) from None
 
 
-def _from_release(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+def _from_release(
+    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+) -> Draft:
     """By the canary when it is drawn and the request fits it too, else by the active version."""
     release = around.releases.get(name)
     if release and release.canary and secrets.randbelow(100) < release.share:
         trial = replace(around, workflows={**around.workflows, name: release.canary})
         with suppress(InvalidTask):
-            return replace(_from_workflow(request, name, trial, parts), version=release.canary_number)
+            return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
     workflow = around.workflows.get(name)
     try:
-        one = _from_workflow(request, name, around, parts)
+        one = _from_workflow(request, name, around, parts, draw_seed)
     except InvalidTask as error:
         raise placed(error, workflow, workflow.prompt if workflow else {}) from None
     return replace(one, version=release.number if release else 0)
@@ -137,7 +145,22 @@ def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[Fiel
         message = f"must be at most {settings.longest_timeout:g}"
         limits = {"maximum": settings.longest_timeout}
         problems.append(FieldProblem(field="timeout", message=message, limits=limits))
-    return problems + _check_labels("labels", request.labels) + _check_labels("require", request.require)
+    return (
+        problems
+        + _check_output(request.output)
+        + _check_labels("labels", request.labels)
+        + _check_labels("require", request.require)
+    )
+
+
+def _check_output(options: OutputOptions | None) -> list[FieldProblem]:
+    if options is None or options.quality is None:
+        return []
+    if options.format is None:
+        return [FieldProblem(field="output.quality", message="needs a format: jpeg, webp or avif")]
+    if options.format is PictureFormat.PNG:
+        return [FieldProblem(field="output.quality", message="does not apply to png, which loses nothing")]
+    return []
 
 
 def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
@@ -151,7 +174,9 @@ def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
     return problems
 
 
-def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+def _from_workflow(
+    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+) -> Draft:
     workflow = around.workflows.get(name)
     if workflow is None:
         near = list(around.nearest.get(name, []))
@@ -166,7 +191,7 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
         if part in request.parameters:
             raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
     try:
-        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=lambda: secrets.randbits(53))
+        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=draw_seed)
     except ParameterError as error:
         raise InvalidTask(tuple(_parameter_problem(problem) for problem in error.problems)) from None
     slots = tuple(

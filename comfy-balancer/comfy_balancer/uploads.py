@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -87,6 +87,7 @@ class Upload:
     kind: Kind
     extension: str  # with the dot, by content
     content_type: str
+    filename: str = ""  # as the client calls it; only for clients that are to find it by that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,16 +194,27 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
 
 async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
     """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return replace(await know(name, part.file, settings.pixel_limit), filename=part.filename or "")
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
 
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,
@@ -282,11 +294,15 @@ class Inputs:
         if known is None:
             return None
         kind, extension = known
-        await self._touch(output.sha256)
-        key = input_key(output.sha256, extension)
-        if not await self._files.exists(key):
-            await self._files.put(key, self._files.read(output.key))
+        await self.copy(output.key, output.sha256, extension)
         return StoredInput(sha256=output.sha256, size=output.size, kind=kind, extension=extension)
+
+    async def copy(self, source: str, sha256: str, extension: str) -> None:
+        """Makes a file of the store, whose content is known, an input. Raises NotFound."""
+        await self._touch(sha256)
+        key = input_key(sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(source))
 
     async def _touch(self, sha256: str) -> None:
         with border():

@@ -28,6 +28,8 @@ passed in KEYS.
 | story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
 | index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
+| batch:ID | hash: owner, axes …, tasks counted by status | as its tasks | submit, each new status, purge |
+| batches:all, batches:owner:OWNER | zset: batch → created | as the batches | submit, purge |
 | finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
 | idempotency:OWNER:KEY | string: fingerprint + ids | `idempotency_ttl` | submit |
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
@@ -45,6 +47,9 @@ passed in KEYS.
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
 | asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
 | partner:TOKEN | string: a task's key for partner nodes | a day | submit of the Comfy API v2 |
+| uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
+| userdata:OWNER | hash: path → where its content is, size, times | permanent | ComfyUI clients |
+| settings:OWNER | hash: setting → JSON | permanent | ComfyUI clients |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -99,6 +104,8 @@ class Keys:
         self.events = base + "events"
         self.index_prefix = base + "index:"
         self.finished = base + "finished"
+        self.batch_prefix = base + "batch:"
+        self.batches_prefix = base + "batches:"
         self.agents = base + "agents"
         self.agent_prefix = base + "agent:"
         self.verdicts_prefix = base + "verdicts:"
@@ -139,6 +146,15 @@ class Keys:
 
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
+
+    def uploads(self, owner: str) -> str:
+        return f"{self.base}uploads:{owner}"
+
+    def userdata(self, owner: str) -> str:
+        return f"{self.base}userdata:{owner}"
+
+    def settings(self, owner: str) -> str:
+        return f"{self.base}settings:{owner}"
 
     def live(self, owner: str) -> str:
         return f"{self.base}live:{owner}"

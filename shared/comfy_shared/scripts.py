@@ -91,7 +91,7 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
+    args=("tasks", "batch", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
 CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))
@@ -134,6 +134,7 @@ DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
 ASSET_KEEP = Script("asset_keep", args=("sha256", "record", "retention_ms"), extra_keys=("asset",))
 ASSET_FIND = Script("asset_find", args=("retention_ms",), extra_keys=("asset",))
+BATCH = Script("batch", args=("id",))
 GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))
 PUBLISH = Script(
     "publish",

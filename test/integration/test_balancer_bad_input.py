@@ -37,7 +37,10 @@ def chain(length: int) -> dict[str, Any]:
 
 
 def nested(depth: int) -> str:
-    return '{"prompt": {"1": {"class_type": "SaveImage", "inputs": {"x": ' + "[" * depth + "]" * depth + "}}}}"
+    deep = "[" * depth + "]" * depth
+    inputs = f'{{"images": ["2", 0], "filename_prefix": "x", "x": {deep}}}'
+    empty = '{"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}'
+    return f'{{"prompt": {{"1": {{"class_type": "SaveImage", "inputs": {inputs}}}, "2": {empty}}}}}'
 
 
 def changed(node: str, name: str, value: Any) -> dict[str, Any]:

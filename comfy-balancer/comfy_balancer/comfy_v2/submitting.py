@@ -11,7 +11,8 @@ from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.comfy_v2.outputs import find_output
 from comfy_balancer.comfy_v2.references import Reference, find_references, misplaced, put_files
 from comfy_balancer.drafts import DoorRequest
-from comfy_balancer.service import KEY, NOT_STORED, Accepted, TaskService
+from comfy_balancer.references import NOT_STORED
+from comfy_balancer.service import KEY, Accepted, TaskService
 from comfy_balancer.uploads import STORED, Inputs, Kind
 from comfy_shared.callers import Caller
 from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound, Refused
