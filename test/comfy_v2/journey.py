@@ -137,6 +137,12 @@ class Journey:
         self._ask("list: raw", "GET", "/jobs?limit=1")
         self._ask("list: by status", "GET", "/jobs?status=failed,queued")
         self._raw_submit()
+        self._by_name()
+
+    def _by_name(self) -> None:
+        graph = picture_graph(f"{self._mark}-named", f"{self._mark}.png")
+        job = self._client.run(self._client.workflows.from_json(graph))
+        self._note("job by a file's name", [(item.name, item.type) for item in job.outputs])
 
     def _raw_submit(self) -> None:
         body = {

@@ -245,6 +245,19 @@ class TestReferences:
         places = {(file.node, file.input) for file in (await hand.take()).task.inputs}
         assert places == {("1", "image"), ("2", "filename_prefix")}
 
+    async def test_an_upload_is_known_by_its_name_to_its_owner(
+        self, balancer: Balancer, anna: Client, hand: Hand
+    ) -> None:
+        await anna.asset(picture(9), "input/deep/mine.png")
+        await anna.asset(picture(10), "mine.png")
+        for name, size in (("deep/mine.png", len(picture(9))), ("mine.png", len(picture(10)))):
+            job = await anna.submit(with_picture(name))
+            assert [file.size for file in (await hand.take()).task.inputs] == [size]
+            got = await anna.read(f"/jobs/{job['id']}/workflow", contract.WORKFLOW)
+            assert got["workflow"] == with_picture(name)
+        berta = await client_of(balancer, "berta")
+        assert await berta.refused_job(workflow=with_picture("mine.png")) == (422, "invalid_workflow")
+
     async def test_an_input_that_takes_a_number_takes_no_reference(self, anna: Client, hand: Hand) -> None:
         graph = {**PROMPT, "1": {"class_type": "EmptyImage", "inputs": {**PROMPT["1"]["inputs"]}}}
         graph["1"]["inputs"]["width"] = reference((await anna.asset())["id"])

@@ -8,8 +8,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from comfy_balancer.comfy_v2 import bodies, views
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.comfy_v2.job_routes import At
+from comfy_balancer.comfy_v2.naming import name_asset
 from comfy_balancer.comfy_v2.outputs import find_output
 from comfy_balancer.comfy_v2.uploading import read_asset
+from comfy_balancer.comfyui_api.names import Names
 from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.downloads import Download, serve
 from comfy_shared.errors import NotFound
@@ -24,6 +26,8 @@ async def upload(request: Request, here: Here, who: Who, at: At) -> Response:
         raise invalid_request("Expected multipart/form-data.")
     async with read_asset(request, here.settings, who.owner) as (file, record):
         asset, new = await here.assets.keep(file, record)
+    if new:
+        await name_asset(Names(here.redis, here.service.queue.keys, retention=here.settings.task_retention), asset)
     return Json(views.asset_view(asset, at, created_new=new), 201 if new else 200)
 
 

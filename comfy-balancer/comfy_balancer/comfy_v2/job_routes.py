@@ -13,11 +13,10 @@ from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
 from comfy_balancer.comfy_v2.events import Source
 from comfy_balancer.comfy_v2.schemas import Health, JobList, JobWorkflow
 from comfy_balancer.comfy_v2.submitting import Submitter
-from comfy_balancer.dependencies import Here, Json, Resources, Who
+from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.listing import Query as TaskQuery
 from comfy_shared.errors import Conflict, InvalidTask, NotFound
 from comfy_shared.models import Prompt, Status, Task, decode
-from comfy_shared.partner import PartnerKeys
 
 router = APIRouter()
 
@@ -51,10 +50,6 @@ async def health() -> Response:
     return Json(Health())
 
 
-def _submitter(here: Resources) -> Submitter:
-    return Submitter(here.service, here.assets, here.inputs, PartnerKeys(here.redis, here.service.queue.keys))
-
-
 @router.post("/jobs")
 async def submit(
     request: Request, here: Here, who: Who, at: At, idempotency_key: Annotated[str | None, Header()] = None
@@ -62,7 +57,7 @@ async def submit(
     """Accepts a workflow. An Idempotency-Key is good for one job: used again it is refused."""
     body = bodies.read_object(await request.body(), values_limit=here.settings.values_limit)
     submission = bodies.read_submission(body)
-    task = await _submitter(here).submit(submission, who, idempotency_key)
+    task = await Submitter(here).submit(submission, who, idempotency_key)
     return Json(views.new_job_view(task, at), 201)
 
 

@@ -5,15 +5,18 @@ from typing import Any
 
 import msgspec
 
-from comfy_balancer.assets import Asset, Assets
+from comfy_balancer.assets import Asset
 from comfy_balancer.comfy_v2.bodies import Submission, level_of
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
+from comfy_balancer.comfy_v2.naming import find_named
 from comfy_balancer.comfy_v2.outputs import find_output
 from comfy_balancer.comfy_v2.references import Reference, find_references, misplaced, put_files
+from comfy_balancer.comfyui_api.names import Names
+from comfy_balancer.dependencies import Resources
 from comfy_balancer.drafts import DoorRequest
 from comfy_balancer.references import NOT_STORED
-from comfy_balancer.service import KEY, Accepted, TaskService
-from comfy_balancer.uploads import STORED, Inputs, Kind
+from comfy_balancer.service import KEY, Accepted
+from comfy_balancer.uploads import STORED, Kind
 from comfy_shared.callers import Caller
 from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound, Refused
 from comfy_shared.models import PRIORITY_HIGHEST, PRIORITY_NORMAL, Task
@@ -33,11 +36,14 @@ class Named(msgspec.Struct, frozen=True, kw_only=True):
 class Submitter:
     """Accepts jobs."""
 
-    def __init__(self, service: TaskService, assets: Assets, inputs: Inputs, partner: PartnerKeys) -> None:
-        self._service = service
-        self._partner = partner
-        self._assets = assets
-        self._inputs = inputs
+    def __init__(self, here: Resources) -> None:
+        keys = here.service.queue.keys
+        self._fleet = here.fleet
+        self._names = Names(here.redis, keys, retention=here.settings.task_retention)
+        self._service = here.service
+        self._partner = PartnerKeys(here.redis, keys)
+        self._assets = here.assets
+        self._inputs = here.inputs
 
     async def submit(self, submission: Submission, who: Caller, key: str | None) -> Task:
         """The task that was accepted. Raises Refusal, QueueFull, Unavailable."""
@@ -71,6 +77,7 @@ class Submitter:
         self, workflow: Mapping[str, Any], references: Sequence[Reference], who: Caller
     ) -> dict[str, dict[str, Named]]:
         """The file of each reference: node → input → file. Raises Refusal when one leads nowhere."""
+        found = await find_named(self._names, workflow, await self._fleet.offers(), who)
         files: dict[str, dict[str, Named]] = {}
         known: dict[tuple[str | None, str | None], Named | None] = {}
         for reference in references:
@@ -88,6 +95,9 @@ class Submitter:
         for node_id in misplaced(workflow):
             message = f"Node {node_id[:64]}: a core/ASSET reference must be the whole value of an input."
             raise Refusal(422, "invalid_workflow", message)
+        for (node_id, name), (value, named) in found.items():
+            file = Named(sha256=named.sha256, extension=named.extension, name=value)
+            files.setdefault(node_id, {})[name] = file
         return files
 
     async def _file(self, reference: Reference, who: Caller) -> Named | None:
