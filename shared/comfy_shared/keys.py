@@ -120,6 +120,7 @@ class Keys:
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
         self.asset_prefix = base + "asset:"
+        self.partner_prefix = base + "partner:"
         self.damaged = base + "damaged"
         self.swept = base + "swept"
         self.memory_prefix = base + "memory:"
@@ -169,7 +170,7 @@ class Keys:
         return self.workflow_prefix + name
 
     def partner(self, token: str) -> str:
-        return f"{self.base}partner:{token}"
+        return self.partner_prefix + token
 
     def asset(self, asset_id: str) -> str:
         return self.asset_prefix + asset_id
