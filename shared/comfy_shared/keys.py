@@ -45,6 +45,8 @@ passed in KEYS.
 | workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
+| partner:TOKEN | string: a task's key for partner nodes | a day | submit of the Comfy API v2 |
 | uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
 | userdata:OWNER | hash: path → where its content is, size, times | until the owner deletes it | ComfyUI clients |
 | settings:OWNER | hash: setting → JSON | until the owner deletes it | ComfyUI clients |
@@ -117,6 +119,8 @@ class Keys:
         self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
+        self.asset_prefix = base + "asset:"
+        self.partner_prefix = base + "partner:"
         self.damaged = base + "damaged"
         self.swept = base + "swept"
         self.memory_prefix = base + "memory:"
@@ -167,6 +171,12 @@ class Keys:
 
     def workflow(self, name: str) -> str:
         return self.workflow_prefix + name
+
+    def partner(self, token: str) -> str:
+        return self.partner_prefix + token
+
+    def asset(self, asset_id: str) -> str:
+        return self.asset_prefix + asset_id
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)
