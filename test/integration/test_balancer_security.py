@@ -302,7 +302,6 @@ class TestReach:
             "/snapshot/restore",
             "/externalmodel/getlist",
             "/experiment/models/preview/checkpoints/0/x.png",
-            "/internal/files/output",
             "/pysssss/autocomplete",
             "/vhs/viewvideo",
         ):
