@@ -35,6 +35,9 @@ ENDS = [[event.value.encode()] for event in EventType if event.final]
 QUEUE_CHANGES = (EventType.QUEUED, EventType.CLAIMED, EventType.RETRYING, EventType.RELEASED)
 
 
+Item = tuple[str, bytes] | LiveFrame | Client  # a line of a task's story, a frame, a new socket
+
+
 class Sessions:
     """Run `tell` as a supervised loop."""
 
@@ -46,7 +49,8 @@ class Sessions:
         self._open: dict[str, int] = {}  # sockets by owner, also those that are not greeted yet
         self._stories: dict[str, Story] = {}
         self._early: dict[str, list[LiveFrame]] = {}  # frames that overtook the event of their task
-        self._waiting: list[tuple[str, bytes] | Client] = []
+        self._waiting: list[Item] = []
+        self._busy = False  # what waits is being told
         self._news = asyncio.Event()
         self._lost = False  # events were missed: the records say what happened
         self._remaining = 0
@@ -84,7 +88,7 @@ class Sessions:
             for task_id in own:
                 del self._stories[task_id]
 
-    def _put(self, item: tuple[str, bytes] | Client) -> None:
+    def _put(self, item: Item) -> None:
         if len(self._waiting) >= MOST_WAITING and not isinstance(item, Client):
             self._lost = True
         else:
@@ -104,6 +108,13 @@ class Sessions:
             self._put((task_id, line))
 
     def _on_frame(self, frame: LiveFrame) -> None:
+        """A frame is told at once, unless something that came before it is not told yet."""
+        if not self._busy and not self._waiting:
+            self._hear(frame)
+        elif len(self._waiting) < MOST_WAITING:
+            self._put(frame)
+
+    def _hear(self, frame: LiveFrame) -> None:
         story = self._stories.get(frame.task_id)
         if story is not None:
             self._say(story, story.heard(frame, int(time.time() * 1000)))
@@ -131,6 +142,7 @@ class Sessions:
                 await first_of(self._news, loops.stop, timeout=FOREIGN_PAUSE if self._untold else None)
                 self._news.clear()
                 batch, self._waiting = self._waiting, []
+                self._busy = True
                 try:
                     await self._work(batch)
                     backoff.reset()
@@ -139,12 +151,15 @@ class Sessions:
                     self._waiting = batch + self._waiting
                     self._news.set()
                     await loops.pause(backoff.next())
+                finally:
+                    self._busy = False
 
-    async def _work(self, batch: list[tuple[str, bytes] | Client]) -> None:
+    async def _work(self, batch: list[Item]) -> None:
         if not self._open:
             return
         ends = len(batch) == 1 and isinstance(batch[0], tuple) and self._is_end(*batch[0])
-        if (batch and not ends) or self._lost:  # an end reads it with its record
+        news = any(not isinstance(item, LiveFrame) for item in batch)
+        if (news and not ends) or self._lost:  # an end reads it with its record
             self._count(await self._tasks.remaining())
         if self._lost:
             await self._catch_up()
@@ -153,6 +168,8 @@ class Sessions:
             item = batch[0]
             if isinstance(item, Client):
                 await self._greet(item)
+            elif isinstance(item, LiveFrame):
+                self._hear(item)
             elif event := read_event(*item):
                 await self._on_event(event)
             batch.pop(0)
