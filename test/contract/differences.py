@@ -20,6 +20,7 @@ _TOKENS = "tokens are stored nowhere"
 _TAG = "a file has an ETag, and no date"
 _READ = "no page of another origin can read an answer; only writes and sockets are refused to it"
 _TEXT = "a text frame is its client's; in ComfyUI every client gets it"
+_STATUS = "the status comes on another way than a run's frames: its place among them is not fixed"
 
 DIFFERENCES: dict[str, str] = {
     "test_uploads_go_to_the_folder_and_sub_folder_asked_for": _CHECKED,
@@ -73,5 +74,6 @@ DIFFERENCES: dict[str, str] = {
 NOT_OURS: dict[str, str] = {
     "test_a_client_that_stops_reading_blocks_everybody": _SOCKETS,
     "test_the_cache_does_not_look_at_the_disk": "asks the simulator itself to lose a file",
+    "test_status_comes_twice_before_the_start_and_once_before_the_end": _STATUS,
     "test_what_the_frontend_asks_for": "the page is at /comfyui/: at / is our own",
 }

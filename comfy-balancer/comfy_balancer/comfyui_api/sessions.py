@@ -103,9 +103,9 @@ class Sessions:
             self._lost = True
             self._news.set()
         else:
+            self._put((task_id, line))
             if b" queued " in line[:32] and (event := read_event(task_id, line)):
                 self._follow_new(event)  # at once: its frames may be here soon
-            self._put((task_id, line))
 
     def _on_frame(self, frame: LiveFrame) -> None:
         """A frame is told at once, unless something that came before it is not told yet."""
@@ -206,9 +206,9 @@ class Sessions:
         owner, client_id = event.data.get("owner"), event.data.get("client")
         known = isinstance(owner, str) and isinstance(client_id, str) and (owner, client_id) in self._clients
         if known and TASK_ID.fullmatch(event.task_id):
-            story = self._follow(event.task_id, str(owner), str(client_id))
+            self._follow(event.task_id, str(owner), str(client_id))
             for frame in self._early.pop(event.task_id, ()):
-                self._say(story, story.heard(frame, int(time.time() * 1000)))
+                self._put(frame)
 
     def _follow(self, task_id: str, owner: str, client_id: str) -> Story:
         story = Story(task_id=task_id, prompt_id=prompt_id_of(task_id), owner=owner, client_id=client_id)
