@@ -149,14 +149,8 @@ def _from_workflow(
         near = list(around.nearest.get(name, []))
         message = f"there is no workflow {name[:64]!r}"
         raise InvalidTask((FieldProblem(field="workflow", message=message, nearest=near),))
-    by_name = {parameter.name: parameter for parameter in workflow.parameters}
-    for part in parts:
-        if part not in by_name or not by_name[part].type.is_file:
-            files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
-            message = f"no parameter of {name} takes a file of this name"
-            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
-        if part in request.parameters:
-            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
+    types = {parameter.name: parameter.type for parameter in workflow.parameters}
+    _check_parts(request, workflow, parts)
     try:
         rendered = render(workflow, {**request.parameters, **parts}, draw_seed=draw_seed)
     except ParameterError as error:
@@ -167,7 +161,7 @@ def _from_workflow(
             input=file.input_name,
             sha256=file.value,
             field=f"parameters.{file.parameter}",
-            kinds=KINDS[by_name[file.parameter].type],
+            kinds=KINDS[types[file.parameter]],
         )
         for file in rendered.inputs
     )
@@ -187,6 +181,16 @@ def _from_workflow(
         workflow=workflow,
         slots=slots,
     )
+
+
+def _check_parts(request: TaskRequest, workflow: Workflow, parts: Mapping[str, str]) -> None:
+    files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
+    for part in parts:
+        if part not in files:
+            message = f"no parameter of {workflow.name} takes a file of this name"
+            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
+        if part in request.parameters:
+            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
 
 
 def _parameter_problem(problem: Any) -> FieldProblem:

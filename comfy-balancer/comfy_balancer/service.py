@@ -25,7 +25,7 @@ from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
 from comfy_balancer.uploads import Upload
-from comfy_shared.batches import Batch
+from comfy_shared.batches import Batch, NewBatch
 from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
@@ -155,17 +155,21 @@ class TaskService:
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
             return Accepted(tasks=found, replayed=idempotency is not None, batch=found[0].batch)
+        return await self._fresh(tasks, submitted, together)
+
+    async def _fresh(self, tasks: Sequence[NewTask], submitted: Submitted, together: NewBatch | None) -> Accepted:
+        """The answer to a submit that was accepted just now."""
+        batch_id = together.id if together else ""
         for task in tasks:
             log.info(
                 "Task accepted",
                 action="task.accepted",
                 task_id=task.id,
-                owner=who.owner,
+                owner=task.owner,
                 workflow=task.workflow or None,
                 lane=task.lane,
-                batch=together.id if together else None,
+                batch=batch_id or None,
             )
-        batch_id = together.id if together else ""
         if any(task.reuse for task in tasks):  # it may have joined another, or be completed already
             told = tuple([await self.queue.get(task.id) for task in tasks])
         else:
