@@ -6,6 +6,7 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -13,12 +14,13 @@ from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from comfy_balancer import openai_api, openapi, sweeper
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
@@ -27,7 +29,20 @@ from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.references import References
-from comfy_balancer.routes import agents, batches, events, health, inputs, log_in, outputs, policy, tasks, workflows
+from comfy_balancer.routes import (
+    agents,
+    batches,
+    events,
+    health,
+    inputs,
+    log_in,
+    outputs,
+    policy,
+    publishing,
+    runs,
+    tasks,
+    workflows,
+)
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sheets import Sheets
@@ -50,8 +65,16 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
 SHAPES = {openai_api.PREFIX: openai_api.shape}
+
+
+class FormPaths:
+    """The paths that take files."""
+
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits")
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._paths.fullmatch(path) is not None
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -68,17 +91,17 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, batches, inputs, workflows, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(openai_api.PREFIX, openai_api.create())
-    app.include_router(docs_router(app.title))
+    app.include_router(docs_router(app.title, _document))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
-        form_paths=FORM_PATHS,
+        form_paths=FormPaths(),
         shapes=SHAPES,
     )
     return app
@@ -150,6 +173,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,
         links=links,
+        document=Document(catalog),
     )
 
 
@@ -161,6 +185,11 @@ def _keep_tidy(settings: BalancerSettings, queue: Queue, files: FileStore, input
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
+
+
+async def _document(request: Request) -> bytes:
+    resources: Resources = request.state.resources
+    return await resources.document.encoded(request.app.openapi())
 
 
 def _die(name: str) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
@@ -51,6 +52,7 @@ class Resources:
     log_in: Credentials
     tickets: Tickets
     links: Links
+    document: Document
 
 
 async def _resources(connection: HTTPConnection) -> Resources:

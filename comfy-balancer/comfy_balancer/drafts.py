@@ -8,11 +8,13 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from comfy_balancer.catalog import Release
 from comfy_balancer.checks import (
     SHA256,
     check_outputs,
@@ -27,6 +29,7 @@ from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
+from comfy_balancer.validation import check_complete, placed
 from comfy_shared.errors import FieldProblem, InvalidTask
 from comfy_shared.models import Needs, Prompt
 from comfy_shared.needs import Offer, needs_of
@@ -66,6 +69,7 @@ class Draft:
     parameters: dict[str, Any]  # effective
     workflow: Workflow | None
     slots: tuple[Slot, ...]
+    version: int = 0  # of the workflow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,7 @@ class Surroundings:
     nodes: NodePolicy  # of the caller's role
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
+    releases: Mapping[str, Release] = field(default_factory=dict)  # which versions of the workflows run
     members: Sequence[Member] = ()  # whose the offers are
     hold: bool = False  # a task that no agent can run is to wait for one
 
@@ -90,8 +95,10 @@ def draft(
     around: Surroundings,
     parts: Mapping[str, str] = {},
     draw_seed: Callable[[], int] = draw_seed,
+    chance: int | None = None,
 ) -> Draft:
-    """The checked draft of one task. `parts` are the form's files: part name → sha256.
+    """The checked draft of one task. `parts` are the form's files: part name → sha256; `chance` (0 to 99) decides
+    about the canary instead of a draw.
 
     Raises:
         InvalidTask: all that does not fit, as far as it can be told at once.
@@ -102,8 +109,33 @@ def draft(
     if problems:
         raise InvalidTask(tuple(problems))
     if request.workflow is not None:
-        return _from_workflow(request, request.workflow, around, parts, draw_seed)
-    return _from_prompt(request, around, parts)
+        return _from_release(request, request.workflow, around, parts, draw_seed, chance)
+    try:
+        return _from_prompt(request, around, parts)
+    except InvalidTask as error:
+        raise placed(error, None, request.prompt or {}) from None
+
+
+def _from_release(
+    request: TaskRequest,
+    name: str,
+    around: Surroundings,
+    parts: Mapping[str, str],
+    draw_seed: Callable[[], int],
+    chance: int | None,
+) -> Draft:
+    """By the canary when it is drawn and the request fits it too, else by the active version."""
+    release = around.releases.get(name)
+    if release and release.canary and (secrets.randbelow(100) if chance is None else chance) < release.share:
+        trial = replace(around, workflows={**around.workflows, name: release.canary})
+        with suppress(InvalidTask):
+            return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
+    workflow = around.workflows.get(name)
+    try:
+        one = _from_workflow(request, name, around, parts, draw_seed)
+    except InvalidTask as error:
+        raise placed(error, workflow, workflow.prompt if workflow else {}) from None
+    return replace(one, version=release.number if release else 0)
 
 
 def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:
@@ -219,12 +251,14 @@ def _check_rendered(
                 node = rendered.prompt[target.node_id]
                 part = touched.setdefault(target.node_id, {"class_type": node["class_type"], "inputs": {}})
                 part["inputs"][target.input_name] = node["inputs"][target.input_name]
-    problems = check_paths(touched, around.offers) or _check_needs(rendered.prompt, needs, around)
+    problems = check_paths(touched, around.offers) or _check_runs(rendered.prompt, needs, around)
     return [msgspec.structs.replace(problem, field=filled.get(problem.field, problem.field)) for problem in problems]
 
 
-def _check_needs(prompt: Prompt, needs: Needs, around: Surroundings) -> list[FieldProblem]:
-    return check_needs(prompt, needs, around.offers, around.members, hold=around.hold)
+def _check_runs(prompt: Prompt, needs: Needs, around: Surroundings) -> list[FieldProblem]:
+    """Why no agent can run the prompt, or none would run all of it."""
+    problems = check_needs(prompt, needs, around.offers, around.members, hold=around.hold)
+    return problems or check_complete(prompt, needs, around.offers)
 
 
 def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str, str]) -> Draft:
@@ -251,7 +285,7 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
     needs = needs_of(prompt, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_needs(prompt, needs, around)
+    problems = problems or check_outputs(prompt, around.offers) or _check_runs(prompt, needs, around)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(

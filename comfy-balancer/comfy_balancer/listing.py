@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
-    "workflow_digest", "parameters", "labels", "agent", "started_at", "finished_at", "progress", "outputs", "error",
-    "events", "batch",
+    "workflow_digest", "workflow_version", "parameters", "labels", "agent", "started_at", "finished_at", "progress",
+    "outputs", "error", "events", "batch",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 OPEN = "open"  # the index of what is pending or running

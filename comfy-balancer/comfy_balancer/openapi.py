@@ -11,10 +11,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from comfy_balancer import batch_schemas, schemas
+from comfy_balancer import batch_schemas, schemas, workflow_schemas
 from comfy_shared.http.problems import MEDIA_TYPE, FieldError, Problem
 
-SCHEMAS = (schemas, batch_schemas)  # modules whose Structs are described
+SCHEMAS = (schemas, workflow_schemas, batch_schemas)  # modules whose Structs are described
 REF = "#/components/schemas/{name}"
 DESCRIPTION = """
 One queue in front of many ComfyUIs. Submit a task by a workflow's name and its parameters, or a raw prompt; follow it
@@ -32,7 +32,8 @@ TAGS = [
     {"name": "Tasks", "description": "Submit, find, cancel and retry tasks; follow them; load what they made."},
     {"name": "Batches", "description": "Tasks that were submitted together: a sweep, or a list."},
     {"name": "Inputs", "description": "Files for later tasks, addressed by their content."},
-    {"name": "Workflows", "description": "Named templates and their parameters."},
+    {"name": "Run a workflow", "description": "Each published workflow as a call of its own."},
+    {"name": "Workflows", "description": "Named templates, their parameters and versions."},
     {"name": "Agents", "description": "Who renders: one agent for each ComfyUI."},
     {"name": "Log-in", "description": "For clients that cannot send a header."},
     {"name": "Health", "description": "For load balancers; without a log-in."},
@@ -78,6 +79,12 @@ def body(
     return {"requestBody": {"required": True, "content": content}}
 
 
+def _structs() -> list[type[msgspec.Struct]]:
+    """What goes over the wire."""
+    found = {id(value): value for module in SCHEMAS for value in vars(module).values() if isinstance(value, type)}
+    return [value for value in found.values() if issubclass(value, msgspec.Struct) and value is not msgspec.Struct]
+
+
 def build(app: FastAPI) -> dict[str, Any]:
     """The whole document; made once."""
     if app.openapi_schema:
@@ -89,14 +96,7 @@ def build(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         tags=TAGS,
     )
-    structs = {
-        value
-        for module in SCHEMAS
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct
-    }
-    described = sorted(structs | {Problem, FieldError}, key=lambda struct: struct.__name__)
-    _, components = msgspec.json.schema_components(described, ref_template=REF)
+    _, components = msgspec.json.schema_components([*_structs(), Problem, FieldError], ref_template=REF)
     components["TaskRequest"]["example"] = schemas.SMOKE_TASK
     known = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):

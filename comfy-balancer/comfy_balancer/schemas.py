@@ -146,6 +146,9 @@ class TaskView(Struct, frozen=True, kw_only=True):
     workflow: (
         Annotated[str, Meta(description="Name of its workflow; null for a raw prompt.", examples=["smoke"])] | None
     )
+    workflow_version: (
+        Annotated[int, Meta(description="Which version of it; null for a raw prompt.", examples=[3])] | None
+    )
     parameters: Annotated[
         dict[str, Any], Meta(description="Effective values, a drawn seed included; lists of tasks leave long ones out.")
     ]
@@ -281,51 +284,6 @@ class InputList(Struct, frozen=True, kw_only=True):
     """The stored files, in the order of the parts."""
 
     inputs: Annotated[list[InputView], Meta(description="One for each file part.")]
-
-
-class ParameterView(Struct, frozen=True, kw_only=True):
-    """A named, typed slot of a workflow."""
-
-    name: Annotated[str, Meta(description="Its name.", examples=["steps"])]
-    type: Annotated[str, Meta(description="What it takes.", examples=["integer"])]
-    required: Annotated[bool, Meta(description="It has to be given.", examples=[False])]
-    default: Annotated[Any, Meta(description="Its value when absent; null: none, or a drawn seed.", examples=[20])]
-    limits: Annotated[
-        dict[str, Any],
-        Meta(description="minimum, maximum, step, max_length, choices.", examples=[{"minimum": 1, "maximum": 150}]),
-    ]
-    description: Annotated[str, Meta(description="For a person.", examples=["Sampling steps."])]
-    group: Annotated[str, Meta(description="Heading in a form.", examples=["Sampling"])]
-
-
-class WorkflowSummary(Struct, frozen=True, kw_only=True):
-    """A workflow in the list."""
-
-    name: Annotated[str, Meta(description="Its name.", examples=["smoke"])]
-    title: Annotated[str, Meta(description="For a person.", examples=["Smoke test"])]
-    description: Annotated[str, Meta(description="What it makes.")]
-    digest: Annotated[str, Meta(description="Changes with its content.")]
-    parameters: Annotated[
-        list[str], Meta(description="Names of its parameters.", examples=[["width", "height", "color"]])
-    ]
-    url: Annotated[str, Meta(description="The whole of it.", examples=["/api/v1/workflows/smoke"])]
-
-
-class WorkflowList(Struct, frozen=True, kw_only=True):
-    """The workflows, by name."""
-
-    workflows: Annotated[list[WorkflowSummary], Meta(description="Those that are sound.")]
-
-
-class WorkflowView(Struct, frozen=True, kw_only=True):
-    """A named template with its parameters."""
-
-    name: Annotated[str, Meta(description="Its name.", examples=["smoke"])]
-    title: Annotated[str, Meta(description="For a person.", examples=["Smoke test"])]
-    description: Annotated[str, Meta(description="What it makes.")]
-    digest: Annotated[str, Meta(description="Changes with its content.")]
-    parameters: Annotated[list[ParameterView], Meta(description="In the order to show them.")]
-    schema: Annotated[dict[str, Any], Meta(description="JSON Schema (2020-12) of the `parameters` object.")]
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):

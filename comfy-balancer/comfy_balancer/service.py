@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.catalog import Catalog, Fleet, Release
 from comfy_balancer.drafts import Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
@@ -36,7 +36,6 @@ from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
-from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
 
@@ -204,7 +203,7 @@ class TaskService:
             problems: list[FieldProblem] = []
             for point in points:
                 try:
-                    drafts.append(draft(point.request, around, parts, point.draw_seed))
+                    drafts.append(draft(point.request, around, parts, point.draw_seed, point.chance))
                 except InvalidTask as error:
                     problems += point.told(error.problems)
                 if len(problems) >= 50:
@@ -216,11 +215,11 @@ class TaskService:
         return await _beside(work, heavy=_heavy([point.request for point in points]))
 
     async def _surroundings(self, requests: Sequence[TaskRequest], who: Caller, *, hold: bool) -> Surroundings:
-        workflows: dict[str, Workflow] = {}
+        releases: dict[str, Release] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
             try:
-                workflows[name] = await self._catalog.get(name)
+                releases[name] = await self._catalog.release(name)
             except NotFound:
                 nearest[name] = await self._catalog.nearest(name) if len(nearest) < 8 else []
         members = await self._fleet.members()
@@ -228,7 +227,8 @@ class TaskService:
             settings=self._settings,
             offers=different(members),
             nodes=self._nodes[who.role],
-            workflows=workflows,
+            workflows={name: release.workflow for name, release in releases.items()},
+            releases=releases,
             nearest=nearest,
             members=members,
             hold=hold,
@@ -245,6 +245,7 @@ class TaskService:
             priority=request.priority,
             workflow=one.workflow.name if one.workflow else "",
             workflow_digest=one.workflow.digest if one.workflow else "",
+            workflow_version=one.version,
             parameters=one.parameters,
             labels=request.labels,
             inputs=tuple(
@@ -381,6 +382,7 @@ def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted, batch: str) -> tup
             timeout=task.timeout,
             workflow=task.workflow,
             workflow_digest=task.workflow_digest,
+            workflow_version=task.workflow_version,
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,

@@ -14,18 +14,13 @@ from comfy_balancer.schemas import (
     InputView,
     Links,
     OutputView,
-    ParameterView,
     ProgressView,
     TaskView,
-    WorkflowSummary,
-    WorkflowView,
 )
 from comfy_balancer.uploads import Upload
 from comfy_shared.batches import Batch
 from comfy_shared.models import Event, Output, Status, Task
 from comfy_shared.registry import Agent
-from comfy_shared.workflows import Parameter, ParameterType, Workflow, json_schema
-from comfy_shared.workflows.checks import own_value
 
 API = "/api/v1"
 LONG_VALUE = 256  # characters; a longer parameter value is left out of lists
@@ -49,6 +44,7 @@ def task_view(task: Task, *, brief: bool = False) -> TaskView:
         status=task.status,
         owner=task.owner,
         workflow=task.workflow or None,
+        workflow_version=task.workflow_version or None,
         parameters=_without_long(task.parameters) if brief else task.parameters,
         batch=task.batch or None,
         labels=task.labels,
@@ -175,42 +171,6 @@ def input_view(upload: Upload) -> InputView:
         size=upload.size,
         content_type=upload.content_type,
         extension=upload.extension,
-    )
-
-
-def workflow_summary(workflow: Workflow) -> WorkflowSummary:
-    return WorkflowSummary(
-        name=workflow.name,
-        title=workflow.title,
-        description=workflow.description,
-        digest=workflow.digest,
-        parameters=[parameter.name for parameter in workflow.parameters],
-        url=f"{API}/workflows/{workflow.name}",
-    )
-
-
-def workflow_view(workflow: Workflow) -> WorkflowView:
-    return WorkflowView(
-        name=workflow.name,
-        title=workflow.title,
-        description=workflow.description,
-        digest=workflow.digest,
-        parameters=[_parameter_view(workflow, parameter) for parameter in workflow.parameters],
-        schema=json_schema(workflow),
-    )
-
-
-def _parameter_view(workflow: Workflow, parameter: Parameter) -> ParameterView:
-    drawn = parameter.type is ParameterType.SEED and parameter.default is None
-    has_default = not (parameter.required or parameter.type.is_file or drawn)
-    return ParameterView(
-        name=parameter.name,
-        type=parameter.type.value,
-        required=parameter.required,
-        default=own_value(workflow.prompt, parameter) if has_default else None,
-        limits=parameter.limits(),
-        description=parameter.description,
-        group=parameter.group,
     )
 
 

@@ -155,6 +155,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = PRIORITY_NORMAL
     workflow: str = ""  # name, or empty for a raw prompt
     workflow_digest: str = ""
+    workflow_version: int = 0  # 0 for a raw prompt
     parameters: dict[str, Any] = {}  # effective values, a drawn seed included
     labels: dict[str, str] = {}
     inputs: tuple[InputFile, ...] = ()
@@ -180,6 +181,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float  # seconds an attempt may run
     workflow: str = ""
     workflow_digest: str = ""
+    workflow_version: int = 0  # which version of it runs; 0 for a raw prompt
     parameters: dict[str, Any] = {}
     labels: dict[str, str] = {}
     inputs: tuple[InputFile, ...] = ()
@@ -251,8 +253,10 @@ _TEXT_FIELDS = frozenset(
 )
 _PACKED_FIELDS = ("prompt", "extra", "shown")
 _INTEGER_FIELDS = frozenset(
-    {"priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events"},
-)
+    {
+        "priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events", "workflow_version",
+    },
+)  # fmt: skip
 _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "parameters": msgspec.json.Decoder(dict[str, Any]),
     "labels": msgspec.json.Decoder(dict[str, str]),

@@ -429,6 +429,8 @@ def _packed(task: NewTask) -> dict[str, Any]:
     }
     if task.workflow:
         fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
+    if task.workflow_version:
+        fields["workflow_version"] = task.workflow_version
     if task.parameters:
         fields["parameters"] = text(task.parameters)
     if task.labels:

@@ -133,5 +133,16 @@ REGISTER = Script(
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
 BATCH = Script("batch", args=("id",))
-PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))
 GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))
+PUBLISH = Script(
+    "publish",
+    args=(
+        "name", "digest", "base", "content", "about", "activate", "from_files", "versions_limit", "workflows_limit",
+    ),
+    extra_keys=("workflow",),
+)  # fmt: skip
+ACTIVATE = Script("activate", args=("name", "number"), extra_keys=("workflow",))
+CANARY = Script("canary", args=("name", "number", "share"), extra_keys=("workflow",))
+UNPUBLISH = Script("unpublish", args=("name", "force"), extra_keys=("workflow",))
+MIGRATE = Script("migrate", args=("name",), extra_keys=("workflow",))
+COMPLAIN = Script("complain", args=("name", "problem", "limit"))

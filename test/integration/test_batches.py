@@ -16,6 +16,7 @@ from comfy_balancer.dependencies import _caller
 from comfy_shared.callers import Caller, Role
 from comfy_shared.files import open_store
 from comfy_shared.models import EventType, Progress, TaskError
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.settings import SharedSettings
 from test.integration.balancer_support import SMOKE, TASKS, Balancer, fields_of, picture, running
 from test.support.agents import Hand, advance
@@ -96,6 +97,19 @@ class TestSubmit:
         answer = await balancer.client.post(f"{TASKS}/batch", json={"tasks": [SMOKE, GRID, SMOKE]})
         batch = answer.json()
         assert (batch["total"], len(batch["tasks"]), batch["workflow"]) == (8, 8, "smoke")
+
+    async def test_the_typed_route_takes_lists_and_options_too(self, balancer: Balancer) -> None:
+        path, options = "/api/v1/workflows/smoke/run", {"sweep": "zip", "format": "webp", "quality": 70}
+        answer = await balancer.client.post(path, json={"width": [64, 65], "height": [32, 33]}, params=options)
+        batch = answer.json()
+        assert (answer.status_code, batch["total"], batch["axes"]) == (202, 2, ["width", "height"]), answer.text
+        assert answer.headers["location"] == batch["links"]["self"]
+        wish = (await balancer.queue.get(batch["tasks"][0]["id"])).output_options
+        assert wish == OutputOptions(format=PictureFormat.WEBP, quality=70)
+        bad = await balancer.client.post(path, json={"width": [64, 5]})
+        assert fields_of(bad) == ["width.1"]
+        assert [(error["parameter"], error["node"]) for error in bad.json()["errors"]] == [("width", "2")]
+        assert fields_of(await balancer.client.post(path, json={}, params={"quality": 7})) == ["output.quality"]
 
     async def test_one_value_that_does_not_fit_refuses_all_and_is_named(self, balancer: Balancer) -> None:
         bad = {"workflow": "smoke", "parameters": {"width": [64, 5], "height": [32, "x", 64], "colour": [1, 2]}}

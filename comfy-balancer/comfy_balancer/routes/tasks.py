@@ -85,7 +85,7 @@ EXPLAINED: dict[str, Any] = {
 }
 
 
-def _headers(accepted: Accepted) -> dict[str, str]:
+def headers_of(accepted: Accepted) -> dict[str, str]:
     headers = {"Location": views.task_url(accepted.tasks[0].id)} if len(accepted.tasks) == 1 else {}
     return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
 
@@ -122,13 +122,18 @@ async def submit(
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
+    return await answered(here, who, accepted, wait)
+
+
+async def answered(here: Resources, who: Caller, accepted: Accepted, wait: float | None) -> Response:
+    """The answer to a submit: the task, or the batch that its lists made; finished, if that comes within `wait` s."""
     if accepted.batch:
         return await _batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
     status = 200 if wait is not None and task.status.final else 202
-    return Json(views.task_view(task), status, headers=_headers(accepted))
+    return Json(views.task_view(task), status, headers=headers_of(accepted))
 
 
 async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
@@ -138,7 +143,7 @@ async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: 
         batch = await here.batches.wait(batch, wait)
         tasks = tuple(await here.batches.tasks(batch))
     status = 200 if wait is not None and batch.ended else 202
-    headers = {"Location": views.batch_url(batch.id)} | _headers(accepted)
+    headers = headers_of(accepted) | {"Location": views.batch_url(batch.id)}
     return Json(views.batch_view(batch, tasks), status, headers=headers)
 
 
@@ -210,7 +215,7 @@ async def list_tasks(
         owner=owner,
         visible_to=who,
         batch=batch,
-        labels=_labels(label or []),
+        labels=as_labels("label", label or []),
         after=_time("created_after", created_after),
         before=_time("created_before", created_before),
         limit=limit,
@@ -220,12 +225,13 @@ async def list_tasks(
     return Json(TaskList(tasks=[views.task_view(task, brief=True) for task in page.tasks], next=page.next))
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
+def as_labels(field: str, pairs: list[str]) -> dict[str, str]:
+    """`name=value` as given in a query."""
     labels = {}
     for pair in pairs[:16]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise invalid("label", "must be name=value")
+            raise invalid(field, "must be name=value")
         labels[name] = value
     return labels
 
