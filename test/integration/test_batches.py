@@ -99,7 +99,8 @@ class TestSubmit:
         assert (batch["total"], len(batch["tasks"]), batch["workflow"]) == (8, 8, "smoke")
 
     async def test_the_typed_route_takes_lists_and_options_too(self, balancer: Balancer) -> None:
-        path, options = "/api/v1/workflows/smoke/run", {"sweep": "zip", "format": "webp", "quality": 70}
+        path = "/api/v1/workflows/smoke/run"
+        options: dict[str, Any] = {"sweep": "zip", "format": "webp", "quality": 70}
         answer = await balancer.client.post(path, json={"width": [64, 65], "height": [32, 33]}, params=options)
         batch = answer.json()
         assert (answer.status_code, batch["total"], batch["axes"]) == (202, 2, ["width", "height"]), answer.text
