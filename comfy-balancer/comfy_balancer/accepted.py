@@ -25,6 +25,7 @@ def as_tasks(tasks: Sequence[NewTask], submitted: Submitted, batch: str) -> tupl
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,
+            notes=task.notes,
             batch=batch,
             output_options=task.output_options,
             events=1,

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from comfy_balancer.accepted import as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
-from comfy_balancer.drafts import Draft, Surroundings, draft
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
@@ -279,6 +279,7 @@ class TaskService:
             output_options=request.output,
             extra=given.extra,
             front=given.front,
+            notes=request.notes if isinstance(request, DoorRequest) else {},
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:
