@@ -62,7 +62,7 @@ from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
-from comfy_shared.files import open_store
+from comfy_shared.files import FileStore, open_store
 from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
@@ -165,13 +165,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
     live = LiveHub(redis, keys)
     loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
-    loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
-    purge = partial(
-        sweeper.purge,
-        every=settings.purge_seconds,
-        input_retention=settings.input_retention,
-    )
-    loops.start("purge", partial(purge, queue, files, inputs, loops))
+    _keep_tidy(settings, queue, files, inputs, loops)
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
     references = References(queue, inputs, files, fetcher, settings)
     service = TaskService(queue, hub, catalog, fleet, references, settings)
@@ -213,6 +207,16 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
         document=Document(catalog),
     )
     return {"resources": resources, "comfyui": comfyui}
+
+
+def _keep_tidy(settings: BalancerSettings, queue: Queue, files: FileStore, inputs: Inputs, loops: Loops) -> None:
+    loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
+    purge = partial(
+        sweeper.purge,
+        every=settings.purge_seconds,
+        input_retention=settings.input_retention,
+    )
+    loops.start("purge", partial(purge, queue, files, inputs, loops))
 
 
 async def _document(request: Request) -> bytes:
