@@ -5,6 +5,7 @@
 Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,8 +15,10 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.routing import Route
 
-from comfy_balancer import openai_api, openapi, sweeper
+from comfy_balancer import mcp_api, openai_api, openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
@@ -45,7 +48,7 @@ from comfy_shared.store import connect
 log = structlog.get_logger(__name__)
 
 FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
-SHAPES = {openai_api.PREFIX: openai_api.shape}
+SHAPES = {openai_api.PREFIX: openai_api.shape, mcp_api.PATH: mcp_api.shape}
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -66,6 +69,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(openai_api.PREFIX, openai_api.create())
+    app.router.routes.append(Route(mcp_api.PATH, mcp_api.McpDoor()))
     app.include_router(docs_router(app.title))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
@@ -90,14 +94,17 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
     try:
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
+        manager, ready = mcp_api.make_manager(), asyncio.Event()
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            loops.start("mcp", partial(mcp_api.keep_open, manager, loops.stop, ready))
+            await ready.wait()
+            yield {"resources": _compose(settings, redis, loops, manager)}
     finally:
         await redis.aclose()
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
+def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: StreamableHTTPSessionManager) -> Resources:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -140,6 +147,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,
         links=links,
+        mcp=manager,
     )
 
 
