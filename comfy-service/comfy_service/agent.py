@@ -14,10 +14,12 @@ from uuid import uuid4
 import structlog
 from redis.asyncio import Redis
 
+from comfy_service.fitness import Fitness
 from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import Instance
 from comfy_service.instance.protocol import Ended, Frame, LogLines, QueueStatus
+from comfy_service.instance.sayings import tell
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
@@ -30,7 +32,7 @@ from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
 from comfy_shared.live import LiveSender
 from comfy_shared.logs import bound
-from comfy_shared.models import Needs, TaskError
+from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer, can_run
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
@@ -61,6 +63,13 @@ class Agent:
         self._instance = Instance(settings.comfyui_urls, patience=settings.patience_seconds)
         self._socket = Socket(self._on_frame)
         self._heartbeat = Heartbeat(settings, registry, self.session)
+        self._fitness = Fitness(
+            settings,
+            self._instance,
+            self._heartbeat,
+            knows=lambda name: self._offer.knows(name),
+            idle=lambda: self._on_gpu() is None,
+        )
         self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
         self._live = LiveSender(redis, queue.keys)
         self._placer = InputPlacer(self._instance, store)
@@ -73,7 +82,8 @@ class Agent:
             collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
             silence=settings.silence_seconds,
             suspect=self._suspect_instance,
-            sent=self._next_is_sent,
+            judged=self._fitness.judged,
+            sent=lambda: self._handed_over.set(),
             next_first=self._next_first,
         )
         self._offer = Offer({})
@@ -91,7 +101,8 @@ class Agent:
         """Works until `stop`, then shuts down in order."""
         with bound(agent=self._settings.agent):
             async with Loops(on_death) as loops:
-                loops.start("heartbeat", lambda: self._heartbeat.run(loops, self._vitals, self._instance.system_stats))
+                loops.start("heartbeat", lambda: self._heartbeat.run(loops, self._vitals, self._fitness.stats))
+                loops.start("fitness", lambda: self._fitness.run(loops))
                 loops.start("leases", lambda: self._leases.run(loops))
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
@@ -163,7 +174,7 @@ class Agent:
             RunError: the instance does not answer, or not as it should.
             Unavailable: Redis does not say what the earlier process left.
         """
-        stats = await self._instance.system_stats()
+        stats = await self._fitness.stats()
         object_info = await self._instance.object_info()
         offer = pack_offer(object_info)
         self._offer = Offer(object_info)
@@ -202,8 +213,8 @@ class Agent:
 
     def _on_frame(self, frame: Frame, message: str | bytes) -> None:
         if isinstance(frame, LogLines):
-            self._tell_log(frame)
-            return
+            current = self._on_gpu()
+            return tell(frame, current.attempt.id if current else None)
         if isinstance(frame, QueueStatus):
             return  # of everybody's prompts: it says nothing of ours, which may be silent all the same
         prompt_id = getattr(frame, "prompt_id", None)
@@ -215,20 +226,9 @@ class Agent:
                 if self._live.wanted(run.attempt.task.owner) and (live := run.live(frame, message)):
                     self._live.put(run.attempt.task.owner, live)
 
-    def _next_is_sent(self) -> None:
-        self._handed_over.set()
-
     async def _next_first(self) -> None:
         """Lets the next prompt reach the free GPU before anything else is done for the one that ended."""
         await first_of(self._handed_over, timeout=HANDOVER)
-
-    def _tell_log(self, frame: LogLines) -> None:
-        current = self._on_gpu()
-        for line in frame.lines:
-            text = line.strip()
-            if text and not line.startswith("\r"):  # progress bars rewrite their line
-                fields = {"task_id": current.attempt.id} if current else {}
-                log.info("ComfyUI says", action="instance.log", text=text, **fields)
 
     # What Redis says that we hold.
 
@@ -342,7 +342,8 @@ class Agent:
             if not isinstance(reply, Attempt | UnknownLanes):
                 self._handed_over.set()
             if isinstance(reply, UnknownLanes):
-                verdicts = {lane: needs is None or self._can_run(needs) for lane, needs in reply.needs.items()}
+                offer, labels = self._offer, self._settings.labels()
+                verdicts = {lane: not needs or can_run(offer, labels, needs) for lane, needs in reply.needs.items()}
             elif isinstance(reply, Attempt):
                 self._start(reply)
             elif isinstance(reply, BrokenAttempt):
@@ -351,9 +352,6 @@ class Agent:
                 await first_of(stop, self._wake, timeout=self._settings.recheck_seconds)
             elif isinstance(reply, Unregistered):
                 await self._register_again(stop)
-
-    def _can_run(self, needs: Needs) -> bool:
-        return can_run(self._offer, self._settings.labels(), needs)
 
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:
@@ -369,6 +367,8 @@ class Agent:
                 await first_of(stop, current.gpu_free)
             elif not self._ready.is_set():
                 await first_of(stop, self._ready)
+            elif not self._fitness.fit.is_set():
+                await first_of(stop, self._fitness.fit)
             elif len(self._runs) >= self._settings.storing_limit:
                 self._run_ended.clear()
                 await first_of(stop, self._run_ended)

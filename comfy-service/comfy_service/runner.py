@@ -58,6 +58,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     collector: Collector
     silence: float  # seconds without a frame before history is asked
     suspect: Callable[[], None]  # told when the instance seems gone
+    judged: Callable[[RunError | None], None]  # told how each attempt ended there: None is success
     sent: Callable[[], None]  # told when a prompt is at the instance
     next_first: Callable[[], Awaitable[None]]  # waits until the next prompt is there, or there is none
 
@@ -174,7 +175,9 @@ class Run:
         self._work = asyncio.create_task(self._produce(adopted=adopted))
         reporter = asyncio.create_task(self._report(EventType.PROGRESS if adopted else EventType.STARTED))
         try:
-            return Done(await self._work)
+            outputs = await self._work
+            self._place.judged(None)
+            return Done(outputs)
         except asyncio.CancelledError:
             if self._given_up is None:
                 raise
@@ -184,6 +187,7 @@ class Run:
             return self._given_up
         except RunError as error:
             log.warning("Attempt failed", action="task.attempt_failed", code=error.code, reason=error.message)
+            self._place.judged(error)
             if isinstance(error, InstanceLost | BadAnswer | Forgotten):
                 self._place.suspect()
             await self._stop_prompt()
@@ -252,7 +256,8 @@ class Run:
             except LeaseLost:
                 self.lose(taken=True)
                 return
-            except Unavailable:
+            except Unavailable as error:
+                log.warning("Reporting waits for Redis", action="task.report_waits", reason=error.message)
                 self._progressed.set()
             await asyncio.sleep(max(0.1, (time.monotonic() - started_at) / 100))
 

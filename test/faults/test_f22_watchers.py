@@ -8,14 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
-from test.faults.conftest import ALL, Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import Oracle
 from test.faults.test_f09_balancer_workers_killed import workers
 from test.scenario.story import slow_prompt
 
-WATCHERS = 500 if ALL else 60
+WATCHERS = 500
 DEAF = WATCHERS // 10
 TASKS = 2
 
@@ -66,11 +64,11 @@ async def watch(oracle: Oracle, ids: list[str], pids: list[int]) -> tuple[list[f
     return sorted(delays), each
 
 
-@pytest.mark.timeout(120 if ALL else 30)
+@slow
 def test_those_who_read_are_told_at_once(start: Start) -> None:
     oracle = start(agents=2)
     with oracle.client() as client:
-        ids = [oracle.submit(client, slow_prompt(color, steps=400 if ALL else 120)) for color in range(TASKS)]
+        ids = [oracle.submit(client, slow_prompt(color, steps=400)) for color in range(TASKS)]
         for task_id in ids:
             oracle.wait_progress(task_id)
         delays, each = asyncio.run(watch(oracle, ids, workers(oracle.system.processes["balancer"].pid)))

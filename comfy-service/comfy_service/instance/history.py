@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from comfy_shared.errors import Interrupted, NodeFailed, OutOfMemory
+from comfy_shared.errors import DeviceFailed, Interrupted, NodeFailed, OutOfMemory
 from comfy_shared.models import Prompt, Shown
 from comfy_shared.needs import names_model
 
@@ -31,13 +31,16 @@ class TextOutput(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+_OF_DEVICE = re.compile(r"\b(CUDA|HIP|XPU|CUBLAS|cuBLAS|cuDNN) error\b|device-side assert|unspecified launch failure")
+
+
 def judge(entry: Mapping[str, Any]) -> None:
     """Returns when the prompt ended in success.
 
     An interrupted prompt has status "error" too: only its last message tells the two apart.
 
     Raises:
-        Interrupted, OutOfMemory, NodeFailed.
+        Interrupted, OutOfMemory, DeviceFailed, NodeFailed.
     """
     status = _mapping(entry.get("status"))
     if status.get("status_str") == "success":
@@ -55,6 +58,8 @@ def judge(entry: Mapping[str, Any]) -> None:
         details["executed"] = [str(item) for item in executed[:MOST_EXECUTED]]
     if "OutOfMemory" in exception or "out of memory" in text.lower():
         raise OutOfMemory(f"Out of memory in node {node} ({node_class}): {text}", details)
+    if _OF_DEVICE.search(text) and exception in ("RuntimeError", "torch.AcceleratorError"):
+        raise DeviceFailed(f"The GPU failed in node {node} ({node_class}): {text}", details)
     raise NodeFailed(f"Node {node} ({node_class}) failed: {exception}: {text}", details)
 
 
