@@ -7,31 +7,52 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.routing import Route
 
 from comfy_balancer import mcp_api, openai_api, openapi, sweeper
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
-from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
+from comfy_balancer.references import References
+from comfy_balancer.routes import (
+    agents,
+    batches,
+    events,
+    health,
+    inputs,
+    log_in,
+    outputs,
+    policy,
+    publishing,
+    runs,
+    tasks,
+    workflows,
+)
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
 from comfy_shared.guesses import GuessLimit
@@ -47,8 +68,16 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
 SHAPES = {openai_api.PREFIX: openai_api.shape, mcp_api.PATH: mcp_api.shape}
+
+
+class FormPaths:
+    """The paths that take files."""
+
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits")
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._paths.fullmatch(path) is not None
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -65,18 +94,18 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(openai_api.PREFIX, openai_api.create())
     app.router.routes.append(Route(mcp_api.PATH, mcp_api.McpDoor()))
-    app.include_router(docs_router(app.title))
+    app.include_router(docs_router(app.title, _document))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
-        form_paths=FORM_PATHS,
+        form_paths=FormPaths(),
         shapes=SHAPES,
     )
     return app
@@ -98,7 +127,9 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         async with Loops(_die) as loops:
             loops.start("mcp", partial(mcp_api.keep_open, manager, loops.stop, ready))
             await ready.wait()
-            yield {"resources": _compose(settings, redis, loops, manager)}
+            resources = _compose(settings, redis, loops, manager)
+            async with aclosing(resources.fetcher):
+                yield {"resources": resources}
     finally:
         await redis.aclose()
         log_system.close()
@@ -134,11 +165,19 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     return Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
+        fetcher=fetcher,
+        service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
         lister=TaskLister(redis, keys),
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
@@ -148,7 +187,13 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
         tickets=tickets,
         links=links,
         mcp=manager,
+        document=Document(catalog),
     )
+
+
+async def _document(request: Request) -> bytes:
+    resources: Resources = request.state.resources
+    return await resources.document.encoded(request.app.openapi())
 
 
 def _die(name: str) -> None:

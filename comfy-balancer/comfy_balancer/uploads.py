@@ -30,6 +30,7 @@ from comfy_shared.store import border
 Image.MAX_IMAGE_PIXELS = None
 
 CHUNK = 1024 * 1024
+MOST_FIELDS = 1000  # parts of a form without a file
 HEAD = 64 * 1024  # bytes that tell the type of a video or audio file
 FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded", "StorageFull")
 
@@ -122,9 +123,17 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
+    async with open_form(request, settings) as form:
+        yield await _sort(form, settings)
+
+
+@asynccontextmanager
+async def open_form(request: Request, settings: BalancerSettings) -> AsyncIterator[FormData]:
+    """The parts of a multipart body as they are; what it spooled to disk is gone after the block. Raises as
+    `read_form`."""
     form = await parse_form(request, settings)
     try:
-        yield await _sort(form, settings)
+        yield form
     finally:
         await form.close()
 
@@ -135,7 +144,7 @@ async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
         request.headers,
         request.stream(),
         max_files=settings.files_limit,
-        max_fields=settings.files_limit,
+        max_fields=MOST_FIELDS,
         max_part_size=settings.json_limit,
     )
     parser.part_limit = settings.file_limit
@@ -168,16 +177,27 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
 
 async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
     """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return await know(name, part.file, settings.pixel_limit)
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
 
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,

@@ -1,6 +1,7 @@
 """What every app of ours has at its edge: the middlewares in their order, and refusals in the shape of their door."""
 
 import sys
+from collections.abc import Container
 from http import HTTPStatus
 from typing import Any
 
@@ -49,7 +50,7 @@ def add_edge(
     *,
     json_limit: int,
     form_limit: int,
-    form_paths: frozenset[str],
+    form_paths: Container[str],
     shapes: Shapes | None = None,
 ) -> None:
     """Puts the edge around an app, whose lifespan yields `resources` with the check of the log-in (`log_in`).

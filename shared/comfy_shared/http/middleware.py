@@ -10,6 +10,7 @@ Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: 
 """
 
 import re
+from collections.abc import Container
 from urllib.parse import urlsplit
 
 import structlog
@@ -145,7 +146,7 @@ def _same(origin: str, host: str) -> bool:
 class Body:
     """Refuses bodies of a type that the path does not take, and bodies over their limit, told or streamed."""
 
-    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: Container[str]) -> None:
         self.app = app
         self._json_limit = json_limit  # bytes
         self._form_limit = form_limit  # bytes
