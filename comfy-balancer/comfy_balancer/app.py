@@ -143,31 +143,17 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
     # This process never registers an agent, so the time to live of a heartbeat says nothing here.
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
-    gate = Gate(settings, GuessLimit(redis, keys, settings))
-    links = Links(redis, keys, seconds=settings.link_seconds)
-    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
-
-    def on_news(kind: str) -> None:
-        if kind == "workflow":
-            catalog.forget()
-        elif kind == "agents":
-            fleet.refresh_soon()
-
-    hub = EventHub(redis, keys, on_news=on_news)
-    loops.start("events", partial(hub.tail, loops.stop))
+    hub = EventHub(redis, keys, on_news=partial(_on_news, catalog, fleet))
     live = LiveHub(redis, keys)
+    loops.start("events", partial(hub.tail, loops.stop))
     loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
     loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
-    purge = partial(
-        sweeper.purge,
-        every=settings.purge_seconds,
-        input_retention=settings.input_retention,
-    )
+    purge = partial(sweeper.purge, every=settings.purge_seconds, input_retention=settings.input_retention)
     loops.start("purge", partial(purge, queue, files, inputs, loops))
+    log_in, tickets, links = _log_in(settings, redis, keys)
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
-    references = References(queue, inputs, files, fetcher, settings)
-    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    service = TaskService(queue, hub, catalog, fleet, References(queue, inputs, files, fetcher, settings), settings)
     thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     return Resources(
         settings=settings,
@@ -183,12 +169,26 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
         catalog=catalog,
         fleet=fleet,
         live=live,
-        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
+        log_in=log_in,
         tickets=tickets,
         links=links,
         mcp=manager,
         document=Document(catalog),
     )
+
+
+def _on_news(catalog: Catalog, fleet: Fleet, kind: str) -> None:
+    if kind == "workflow":
+        catalog.forget()
+    elif kind == "agents":
+        fleet.refresh_soon()
+
+
+def _log_in(settings: BalancerSettings, redis: Any, keys: Keys) -> tuple[Credentials, Tickets, Links]:
+    gate = Gate(settings, GuessLimit(redis, keys, settings))
+    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
+    links = Links(redis, keys, seconds=settings.link_seconds)
+    return Credentials(settings, gate, ApiKeys(redis, keys), tickets, links), tickets, links
 
 
 async def _document(request: Request) -> bytes:
