@@ -22,6 +22,15 @@ from starlette.routing import Route
 from comfy_balancer import mcp_api, openai_api, openapi, sweeper
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.comfyui_api.context import ComfyUI
+from comfy_balancer.comfyui_api.definitions import Merger
+from comfy_balancer.comfyui_api.door import Door, body_rule
+from comfy_balancer.comfyui_api.files import ClientFiles
+from comfy_balancer.comfyui_api.names import Names
+from comfy_balancer.comfyui_api.prompts import Prompts
+from comfy_balancer.comfyui_api.sessions import Sessions
+from comfy_balancer.comfyui_api.tasklists import OwnTasks
+from comfy_balancer.comfyui_api.userdata import UserData
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
@@ -100,6 +109,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     app.mount(openai_api.PREFIX, openai_api.create())
     app.router.routes.append(Route(mcp_api.PATH, mcp_api.McpDoor()))
     app.include_router(docs_router(app.title, _document))
+    app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
@@ -107,6 +117,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         form_limit=settings.form_limit,
         form_paths=FormPaths(),
         shapes=SHAPES,
+        rule_of=partial(body_rule, settings.file_limit),
     )
     return app
 
@@ -127,15 +138,17 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         async with Loops(_die) as loops:
             loops.start("mcp", partial(mcp_api.keep_open, manager, loops.stop, ready))
             await ready.wait()
-            resources = _compose(settings, redis, loops, manager)
-            async with aclosing(resources.fetcher):
-                yield {"resources": resources}
+            state = _compose(settings, redis, loops, manager)
+            async with aclosing(state["resources"].fetcher):
+                yield state
     finally:
         await redis.aclose()
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: StreamableHTTPSessionManager) -> Resources:
+def _compose(
+    settings: BalancerSettings, redis: Any, loops: Loops, manager: StreamableHTTPSessionManager
+) -> dict[str, Any]:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -155,7 +168,21 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
     service = TaskService(queue, hub, catalog, fleet, References(queue, inputs, files, fetcher, settings), settings)
     thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
-    return Resources(
+    lister = TaskLister(redis, keys)
+    tasks = OwnTasks(redis, keys, lister)
+    sessions = Sessions(hub, live, tasks)
+    loops.start("comfyui", partial(sessions.tell, loops))
+    names = Names(redis, keys, retention=settings.task_retention)
+    client_files = ClientFiles(names, inputs, files, service, tasks, settings)
+    comfyui = ComfyUI(
+        prompts=Prompts(service, fleet, client_files, settings),
+        files=client_files,
+        tasks=tasks,
+        sessions=sessions,
+        userdata=UserData(redis, keys, files, settings),
+        merger=Merger(),
+    )
+    resources = Resources(
         settings=settings,
         redis=redis,
         files=files,
@@ -164,7 +191,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
         batches=BatchService(Batches(redis, keys), hub, service),
         thumbnails=thumbnails,
         sheets=Sheets(files, thumbnails),
-        lister=TaskLister(redis, keys),
+        lister=lister,
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
@@ -175,6 +202,7 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops, manager: Stre
         mcp=manager,
         document=Document(catalog),
     )
+    return {"resources": resources, "comfyui": comfyui}
 
 
 def _on_news(catalog: Catalog, fleet: Fleet, kind: str) -> None:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
     "workflow_digest", "workflow_version", "parameters", "labels", "agent", "started_at", "finished_at", "progress",
-    "outputs", "error", "events", "batch",
+    "outputs", "error", "events", "batch", "hidden",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 OPEN = "open"  # the index of what is pending or running

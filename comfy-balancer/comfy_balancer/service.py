@@ -31,7 +31,7 @@ from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Status, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
@@ -66,6 +66,15 @@ class Ready:
     files: Found
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What another door than REST decides about a task itself."""
+
+    task_id: str = ""  # empty: made here
+    extra: Extra | None = None
+    front: bool = False  # before the caller's own that wait in the same lane
+
+
 class TaskService:
     """What clients do with tasks. Every method raises `Unavailable` while Redis is away."""
 
@@ -98,12 +107,14 @@ class TaskService:
         key: str | None = None,
         uploads: Sequence[Upload] = (),
         hold: bool = False,
+        given: Given | None = None,
     ) -> Accepted:
         """Accepts one task, or, when parameters are lists, a batch; or raises what is wrong with it (`Refused`).
 
-        With `hold` that no agent can run it is nothing wrong: it waits for one.
+        With `hold` that no agent can run it is nothing wrong: it waits for one. With `given` an id that is taken
+        already, by whomever, is answered with the task that has it.
         """
-        return await self._submit([request], who, key, uploads, batch=False, hold=hold)
+        return await self._submit([request], who, key, uploads, batch=False, hold=hold, given=given)
 
     async def submit_batch(
         self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
@@ -128,6 +139,7 @@ class TaskService:
         *,
         batch: bool,
         hold: bool,
+        given: Given | None = None,
     ) -> Accepted:
         _check_priorities(requests, who, batch=batch)
         if key is not None and not KEY.fullmatch(key):
@@ -135,10 +147,7 @@ class TaskService:
         expanded = expand(requests, limit=self._settings.batch_limit, batch=batch)
         async with self._prepared(expanded.points, who, uploads, hold=hold) as ready:
             await self._inputs.put(ready.uploads)
-            ids = new_ids(len(ready.drafts))
-            tasks = [
-                self._new_task(one, who.owner, ready.files, id_) for one, id_ in zip(ready.drafts, ids, strict=True)
-            ]
+            tasks = self._new_tasks(ready, who.owner, given or Given())
         together = new_batch(expanded, tasks) if batch or expanded.axes else None
         idempotency = None
         if key is not None:
@@ -153,7 +162,8 @@ class TaskService:
         )
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
-            return Accepted(tasks=found, replayed=idempotency is not None, batch=found[0].batch)
+            replayed = idempotency is not None or given is not None
+            return Accepted(tasks=found, replayed=replayed, batch=found[0].batch)
         for task in tasks:
             log.info(
                 "Task accepted",
@@ -230,7 +240,11 @@ class TaskService:
             hold=hold,
         )
 
-    def _new_task(self, one: Draft, owner: str, files: Found, task_id: str) -> NewTask:
+    def _new_tasks(self, ready: Ready, owner: str, given: Given) -> list[NewTask]:
+        ids = [given.task_id] if given.task_id else new_ids(len(ready.drafts))
+        return [self._new_task(one, owner, ready.files, id_, given) for one, id_ in zip(ready.drafts, ids, strict=True)]
+
+    def _new_task(self, one: Draft, owner: str, files: Found, task_id: str, given: Given) -> NewTask:
         request = one.request
         return NewTask(
             id=task_id,
@@ -258,6 +272,8 @@ class TaskService:
             max_attempts=request.max_attempts,
             reuse=_result_of(one.prompt, request.output) if request.reuse else "",
             output_options=request.output,
+            extra=given.extra,
+            front=given.front,
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:

@@ -54,6 +54,7 @@ class BalancerSettings(SharedSettings):
     file_limit: Count = Field(100 * MiB, description="Most bytes of one uploaded file.")
     files_limit: Count = Field(32, description="Most files of one multipart body.")
     pixel_limit: Count = Field(100_000_000, description="Most pixels of an uploaded picture, all frames together.")
+    userdata_limit: Count = Field(64 * MiB, description="Most bytes of what an owner saves in the ComfyUI editor.")
     input_retention: Seconds = Field(86400.0, description="How long an uploaded file that no task names is kept.")
 
     fetch_timeout: Seconds = Field(

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -80,6 +80,7 @@ class Upload:
     kind: Kind
     extension: str  # with the dot, by content
     content_type: str
+    filename: str = ""  # as the client calls it; only for clients that are to find it by that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +178,7 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
 
 async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
     """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
-    return await know(name, part.file, settings.pixel_limit)
+    return replace(await know(name, part.file, settings.pixel_limit), filename=part.filename or "")
 
 
 async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
@@ -270,6 +271,13 @@ class Inputs:
                     if any(word in str(error.__cause__) for word in FULL):
                         raise StorageFull from error
                     raise
+
+    async def copy(self, source: str, sha256: str, extension: str) -> None:
+        """Makes a file of the store, whose content is known, an input. Raises NotFound."""
+        await self._touch(sha256)
+        key = input_key(sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(source))
 
     async def _touch(self, sha256: str) -> None:
         with border():

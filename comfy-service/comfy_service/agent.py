@@ -316,8 +316,17 @@ class Agent:
                 log.info("Task is canceled", action="task.canceled", task_id=rest[0])
                 self._leases.drop(rest[0], run.attempt.number)
                 run.lose(taken=False)
+        elif word == "free" and len(rest) == 2:
+            if self._on_gpu() is None:
+                self._keep_task(self._free_memory(unload_models=rest[0] == "1", free_memory=rest[1] == "1"))
         else:  # wake, drain, resume: the next claim tells
             self._wake.set()
+
+    async def _free_memory(self, *, unload_models: bool, free_memory: bool) -> None:
+        try:
+            await self._instance.release_memory(unload_models=unload_models, free_memory=free_memory)
+        except RunError as error:
+            log.warning("Memory could not be freed", action="instance.free_failed", reason=error.message)
 
     # Claiming.
 

@@ -73,6 +73,7 @@ class EventHub:
         self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
         self._watchers: dict[str, set[Watcher]] = defaultdict(set)
         self._batches: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listeners: set[Callable[[str, bytes], None]] = set()
 
     async def tail(self, stop: asyncio.Event) -> None:
         """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
@@ -105,6 +106,8 @@ class EventHub:
             if batch := fields.get(b"batch", b""):
                 self._tell_batch(batch.decode(errors="replace"))
             task_id = fields.get(b"task", b"").decode(errors="replace")
+            for listener in tuple(self._listeners):
+                listener(task_id, fields.get(b"line", b""))
             if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
                 for watcher in self._watchers[task_id]:
                     watcher.put(event)
@@ -120,6 +123,8 @@ class EventHub:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.fall_behind()
+        for listener in tuple(self._listeners):
+            listener("", b"")
         self._on_news("agents")
         self._on_news("workflow")
 
@@ -134,6 +139,18 @@ class EventHub:
             self._batches[batch_id].discard(news)
             if not self._batches[batch_id]:
                 del self._batches[batch_id]
+
+    @contextmanager
+    def listened(self, listener: Callable[[str, bytes], None]) -> Iterator[None]:
+        """Has every line of every task's story told to `listener`, with the task's id; it must not wait nor raise.
+
+        An empty id says that some may have been missed.
+        """
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
 
     @contextmanager
     def subscribed(self, task_id: str) -> Iterator[Watcher]:

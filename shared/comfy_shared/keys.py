@@ -45,6 +45,9 @@ passed in KEYS.
 | workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
+| userdata:OWNER | hash: path → where its content is, size, times | until the owner deletes it | ComfyUI clients |
+| settings:OWNER | hash: setting → JSON | until the owner deletes it | ComfyUI clients |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -120,6 +123,9 @@ class Keys:
         self.servers_prefix = base + "servers:"
         self.stats_prefix = base + "stats:"
         self.policy = base + "policy"
+        self.uploads_prefix = base + "uploads:"
+        self.userdata_prefix = base + "userdata:"
+        self.settings_prefix = base + "settings:"
         self.guesses_prefix = base + "guesses:"
         self.api_keys = base + "api-keys"
         self.api_key_used_prefix = base + "api-key-used:"
@@ -140,6 +146,15 @@ class Keys:
 
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
+
+    def uploads(self, owner: str) -> str:
+        return self.uploads_prefix + owner
+
+    def userdata(self, owner: str) -> str:
+        return self.userdata_prefix + owner
+
+    def settings(self, owner: str) -> str:
+        return self.settings_prefix + owner
 
     def live(self, owner: str) -> str:
         return f"{self.base}live:{owner}"

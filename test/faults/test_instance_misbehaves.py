@@ -32,6 +32,7 @@ def ready(agents: list[dict[str, object]]) -> int:
     return sum(agent["state"] == "ready" for agent in agents)
 
 
+@slow
 def test_an_instance_that_fails_everything_is_left_alone_until_a_probe_succeeds(start: Start) -> None:
     oracle = start(agents=2, settings={"BREAKER_FAILURES": "3", "BREAKER_SECONDS": "2"})
     with oracle.client() as client:

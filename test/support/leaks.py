@@ -16,7 +16,7 @@ def leaked_keys(redis: Redis, keys: Keys) -> list[str]:
 def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
     name = key.removeprefix(keys.base)
     kind, _, rest = name.partition(":")
-    if name in PERMANENT or kind == "workflow":
+    if name in PERMANENT or kind in ("workflow", "userdata", "settings"):
         return True
     if kind in ("task", "story"):
         return _lives(redis, keys, rest)
