@@ -282,10 +282,10 @@ class TestInjection:
 
 
 class TestReach:
-    """Row S12: of ComfyUI only what the door lists is there; manager, experiment and custom node routes never."""
+    """Row S12: of ComfyUI only what the door lists is there; those of managers and custom nodes never."""
 
     async def test_comfyuis_other_routes_are_not_there(self, balancer: Balancer) -> None:
-        for path in ("/manager/queue", "/experiment/models", "/customnode/getlist", "/pysssss/x"):
+        for path in ("/manager/queue", "/manager/reboot", "/customnode/getlist", "/pysssss/x"):
             for method in ("GET", "POST"):
                 assert (await balancer.client.request(method, path)).status_code in (404, 405), path
                 assert (await balancer.client.request(method, f"/api{path}")).status_code in (404, 405), path
