@@ -15,29 +15,37 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from comfy_balancer import openapi, sweeper
+from comfy_balancer import openai_api, openapi, sweeper
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
-from comfy_balancer.routes import agents, events, health, inputs, outputs, policy, tasks, workflows
+from comfy_balancer.login.api_keys import ApiKeys
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
+from comfy_balancer.login.tickets import Tickets
+from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
+from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
+from comfy_shared.http.login import Gate
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
+from comfy_shared.live import LiveHub
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs"})
+FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
+SHAPES = {openai_api.PREFIX: openai_api.shape}
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -54,17 +62,18 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy):
+    for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
+    app.mount(openai_api.PREFIX, openai_api.create())
     app.include_router(docs_router(app.title))
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
-        settings,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
         form_paths=FORM_PATHS,
+        shapes=SHAPES,
     )
     return app
 
@@ -96,6 +105,9 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
     # This process never registers an agent, so the time to live of a heartbeat says nothing here.
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
+    gate = Gate(settings, GuessLimit(redis, keys, settings))
+    links = Links(redis, keys, seconds=settings.link_seconds)
+    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
 
     def on_news(kind: str) -> None:
         if kind == "workflow":
@@ -105,6 +117,8 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
 
     hub = EventHub(redis, keys, on_news=on_news)
     loops.start("events", partial(hub.tail, loops.stop))
+    live = LiveHub(redis, keys)
+    loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
     loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
     purge = partial(
@@ -122,6 +136,10 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
+        live=live,
+        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
+        tickets=tickets,
+        links=links,
     )
 
 

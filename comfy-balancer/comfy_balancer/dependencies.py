@@ -16,11 +16,15 @@ from starlette.responses import Response
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.explaining import Explainer
 from comfy_balancer.listing import TaskLister
+from comfy_balancer.login.check import Credentials
+from comfy_balancer.login.links import Links
+from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
+from comfy_shared.live import LiveHub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,10 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    live: LiveHub
+    log_in: Credentials
+    tickets: Tickets
+    links: Links
 
 
 async def _resources(connection: HTTPConnection) -> Resources:

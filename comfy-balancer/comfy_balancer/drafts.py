@@ -22,6 +22,8 @@ from comfy_balancer.checks import (
     takes_upload,
 )
 from comfy_balancer.eligibility import Member, check_needs
+from comfy_balancer.linked_names import check_linked_names
+from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
@@ -71,6 +73,7 @@ class Surroundings:
 
     settings: BalancerSettings
     offers: Sequence[Offer]
+    nodes: NodePolicy  # of the caller's role
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
     members: Sequence[Member] = ()  # whose the offers are
@@ -203,13 +206,15 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     problems = check_structure(request.prompt, node_limit=around.settings.node_limit)
     if problems:
         raise InvalidTask(tuple(problems))
+    if problems := around.nodes.check(request.prompt or {}, around.offers, hold=around.hold):
+        raise InvalidTask(tuple(problems))
     prompt: Prompt = {
         node_id: {**node, "inputs": {**node["inputs"]}} for node_id, node in (request.prompt or {}).items()
     }
     for part, sha256 in parts.items():
         node_id, name = _slot_of(part, prompt, around.offers)
         prompt[node_id]["inputs"][name] = sha256
-    problems = check_paths(prompt, around.offers)
+    problems = check_paths(prompt, around.offers) + check_linked_names(prompt, around.offers)
     told = {problem.field for problem in problems}
     slots = []
     for node_id, name, value in file_inputs(prompt, around.offers):

@@ -22,11 +22,17 @@ by server-sent events or a websocket; load its outputs.
 Every refusal is a problem document (RFC 9457) that names the field at fault. Writes take `application/json`, and
 where files are taken `multipart/form-data`.
 """
+SECURITY: dict[str, dict[str, str]] = {
+    "basic": {"type": "http", "scheme": "basic", "description": "The log-in; or any name, with an API key."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 TAGS = [
     {"name": "Tasks", "description": "Submit, find, cancel and retry tasks; follow them; load what they made."},
     {"name": "Inputs", "description": "Files for later tasks, addressed by their content."},
     {"name": "Workflows", "description": "Named templates and their parameters."},
     {"name": "Agents", "description": "Who renders: one agent for each ComfyUI."},
+    {"name": "Log-in", "description": "For clients that cannot send a header."},
     {"name": "Health", "description": "For load balancers; without a log-in."},
 ]
 
@@ -83,8 +89,8 @@ def build(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         known.pop(name, None)
     known.update(components)
-    document["components"]["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
-    document["security"] = [{"basic": []}]
+    document["components"]["securitySchemes"] = SECURITY
+    document["security"] = [{name: []} for name in SECURITY]
     problem = {
         "description": "Refused: a problem document.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}},

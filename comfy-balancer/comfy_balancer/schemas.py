@@ -374,6 +374,13 @@ class PolicyView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ]
 
 
+class TicketView(Struct, frozen=True, kw_only=True):
+    """Stands for your log-in once, as `?ticket=` of a GET or a websocket."""
+
+    ticket: Annotated[str, Meta(description="To put into the query; good for one use.")]
+    expires: Time
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """Whether this process works."""
 

@@ -19,10 +19,11 @@ from ulid import ULID
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.drafts import Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Inputs, StoredInput, Upload
-from comfy_shared.callers import Caller
+from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
@@ -69,6 +70,10 @@ class TaskService:
         self._fleet = fleet
         self._inputs = inputs
         self._settings = settings
+        self._nodes = {
+            Role.ADMIN: NodePolicy(Role.ADMIN, settings.nodes_allowed_admin, settings.nodes_denied_admin),
+            Role.USER: NodePolicy(Role.USER, settings.nodes_allowed_user, settings.nodes_denied_user),
+        }
 
     async def submit(
         self,
@@ -94,9 +99,9 @@ class TaskService:
             raise invalid("tasks", f"a batch has at most {self._settings.batch_limit} tasks", limits=limits)
         return await self._submit(requests, who, key, (), batch=True, hold=hold)
 
-    async def check(self, request: TaskRequest) -> CheckView:
+    async def check(self, request: TaskRequest, who: Caller) -> CheckView:
         """What a submit would say; stores nothing. Raises what is wrong with the task."""
-        (one,) = await self._drafts([request], (), batch=False, hold=False)
+        (one,) = await self._drafts([request], who, (), batch=False, hold=False)
         await self._find_files([one], (), batch=False)
         able = [member.agent.record.id for member in await self._fleet.now() if not hindrances(member, one.needs)]
         return CheckView(ok=True, agents=able, lane=lane_of(one.needs))
@@ -114,7 +119,7 @@ class TaskService:
         _check_priorities(requests, who, batch=batch)
         if key is not None and not KEY.fullmatch(key):
             raise invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-        drafts = await self._drafts(requests, uploads, batch=batch, hold=hold)
+        drafts = await self._drafts(requests, who, uploads, batch=batch, hold=hold)
         files = await self._find_files(drafts, uploads, batch=batch)
         await self._inputs.put(uploads)
         tasks = [self._new_task(one, who.owner, files) for one in drafts]
@@ -145,9 +150,9 @@ class TaskService:
         return Accepted(tasks=_as_tasks(tasks, submitted), replayed=False)
 
     async def _drafts(
-        self, requests: Sequence[TaskRequest], uploads: Sequence[Upload], *, batch: bool, hold: bool
+        self, requests: Sequence[TaskRequest], who: Caller, uploads: Sequence[Upload], *, batch: bool, hold: bool
     ) -> list[Draft]:
-        around = await self._surroundings(requests, hold=hold)
+        around = await self._surroundings(requests, who, hold=hold)
         parts = {upload.field: upload.sha256 for upload in uploads}
 
         def work() -> list[Draft]:
@@ -166,7 +171,7 @@ class TaskService:
 
         return await _beside(work, heavy=_heavy(requests))
 
-    async def _surroundings(self, requests: Sequence[TaskRequest], *, hold: bool) -> Surroundings:
+    async def _surroundings(self, requests: Sequence[TaskRequest], who: Caller, *, hold: bool) -> Surroundings:
         workflows: dict[str, Workflow] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
@@ -178,6 +183,7 @@ class TaskService:
         return Surroundings(
             settings=self._settings,
             offers=different(members),
+            nodes=self._nodes[who.role],
             workflows=workflows,
             nearest=nearest,
             members=members,

@@ -122,14 +122,15 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
-    form = await _parse(request, settings)
+    form = await parse_form(request, settings)
     try:
         yield await _sort(form, settings)
     finally:
         await form.close()
 
 
-async def _parse(request: Request, settings: BalancerSettings) -> FormData:
+async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
+    """The parts of a multipart body, files spooled to disk; the caller closes it. Raises as `read_form`."""
     parser = _Parser(
         request.headers,
         request.stream(),
@@ -161,11 +162,13 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
             if len(texts[name]) > settings.json_limit:
                 raise TooLarge(f"The part task is larger than {settings.json_limit} bytes.")
         else:
-            uploads.append(await _known(name, value, settings))
+            uploads.append(await known_upload(name, value, settings))
     return Form(texts=texts, uploads=tuple(uploads))
 
 
-async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+    """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+
     def work() -> Upload:
         digest = hashlib.sha256()
         while chunk := part.file.read(CHUNK):

@@ -30,6 +30,7 @@ from comfy_shared.claims import Attempt, BrokenAttempt, Draining, Nothing, Unkno
 from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
+from comfy_shared.live import LiveSender
 from comfy_shared.logs import bound
 from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer, can_run
@@ -70,6 +71,7 @@ class Agent:
             idle=lambda: self._on_gpu() is None,
         )
         self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
+        self._live = LiveSender(redis, queue.keys)
         self._placer = InputPlacer(self._instance, store)
         self._workplace = Workplace(
             agent=settings.agent,
@@ -104,6 +106,7 @@ class Agent:
                 loops.start("leases", lambda: self._leases.run(loops))
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
+                loops.start("live", lambda: self._live.send(loops))
                 folder = Path(self._settings.workflows_folder)
                 loops.start("workflows", lambda: publish_at_start(self._redis, self._queue.keys, folder, loops))
                 async with Loops(on_death) as claims:
@@ -208,7 +211,7 @@ class Agent:
     def _on_gpu(self) -> Run | None:
         return next((run for run in self._runs.values() if not run.gpu_free.is_set()), None)
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame, message: str | bytes) -> None:
         if isinstance(frame, LogLines):
             current = self._on_gpu()
             return tell(frame, current.attempt.id if current else None)
@@ -220,6 +223,8 @@ class Agent:
                 if isinstance(frame, Ended) and not run.gpu_free.is_set():
                     self._handed_over.clear()
                 run.feed(frame)
+                if self._live.wanted(run.attempt.task.owner) and (live := run.live(frame, message)):
+                    self._live.put(run.attempt.task.owner, live)
 
     async def _next_first(self) -> None:
         """Lets the next prompt reach the free GPU before anything else is done for the one that ended."""
@@ -373,6 +378,7 @@ class Agent:
 
     def _start(self, attempt: Attempt, *, adopted: bool = False) -> None:
         run = self._runs[attempt.id] = Run(attempt, self._workplace)
+        self._live.begin(attempt.task.owner)
         self._leases.hold(attempt)
         task = asyncio.create_task(self._execute(run, adopted=adopted), name=f"task {attempt.id}")
         self._tasks.add(task)

@@ -116,6 +116,8 @@ class Collector:
             sha256=stored.sha256,
             key=key,
             temporary=isinstance(item, FileReference) and item.type == "temp",
+            filename=item.filename if isinstance(item, FileReference) else "",
+            subfolder=item.subfolder if isinstance(item, FileReference) else "",
         )
 
     async def _put(self, key: str, item: FileReference | TextOutput | SocketImage) -> Stored:

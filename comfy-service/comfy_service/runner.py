@@ -16,9 +16,10 @@ import structlog
 
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import BadAnswer, Instance, Place
-from comfy_service.instance.history import Measured, judge, measure
+from comfy_service.instance.history import Measured, judge, measure, shown
 from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
+from comfy_service.live import live_frame
 from comfy_service.outputs import Collector, SocketImage
 from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
@@ -33,6 +34,7 @@ from comfy_shared.errors import (
     Unavailable,
 )
 from comfy_shared.lifecycle import Backoff
+from comfy_shared.live import LiveFrame
 from comfy_shared.models import EventType, Output, Prompt, Status, TaskError, decode
 from comfy_shared.queue import Queue
 
@@ -102,6 +104,7 @@ class Run:
         self.gpu_free = asyncio.Event()
         self._place = place
         self._prompt: Prompt = {}
+        self._extra_data: dict[str, Any] = {}
         self._tracker = Tracker({})
         self._images: list[SocketImage] = []
         self._at_instance = False  # the prompt may wait or run there
@@ -110,6 +113,7 @@ class Run:
         self._work: asyncio.Task[list[Output]] | None = None
         self._given_up: Released | Lost | None = None
         self._measured = Measured(gpu_ms=0, cold=None)
+        self._shown = b""
 
     @property
     def prompt_id(self) -> str:
@@ -124,6 +128,12 @@ class Run:
             self._keep(frame)
         elif self._tracker.feed(frame):
             self._progressed.set()
+
+    def live(self, frame: Frame, message: str | bytes) -> LiveFrame | None:
+        """The frame for who watches; None when it is none for them."""
+        node = self._tracker.node or ""
+        is_output = self._prompt.get(node, {}).get("class_type") == SOCKET_OUTPUT
+        return live_frame(self.attempt.id, self.attempt.number, frame, message, node=node, is_output=is_output)
 
     def _keep(self, image: Image) -> None:
         node = image.node or self._tracker.node
@@ -202,6 +212,7 @@ class Run:
         self.gpu_free.set()
         judge(entry)
         self._measured = measure(entry, self._prompt)
+        self._shown = shown(entry)
         expected = {node for node, item in self._prompt.items() if item.get("class_type") == SOCKET_OUTPUT}
         if expected - {image.node for image in self._images}:
             raise OutputMissing("A picture that ComfyUI sends over the socket only was missed.")
@@ -210,6 +221,7 @@ class Run:
     def _read_prompt(self) -> None:
         try:
             self._prompt = decode(self.attempt.task.prompt, Prompt)
+            self._extra_data = {**self.attempt.task.extra.data, "comfy_agent": self._place.agent}
         except Damaged as error:
             raise BrokenPrompt from error
         self._tracker = Tracker(self._prompt)
@@ -224,7 +236,7 @@ class Run:
             prompt,
             prompt_id=task.prompt_id,
             client_id=self._place.socket.client_id,
-            extra_data={"comfy_agent": self._place.agent},
+            extra_data=self._extra_data,
         )
         self._place.sent()
         log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)
@@ -332,6 +344,7 @@ class Run:
                     progress=self._tracker.finished(),
                     gpu_ms=self._measured.gpu_ms,
                     cold=self._measured.cold,
+                    shown=self._shown,
                 )
                 log.info("Task completed", action="task.completed", outputs=len(outputs))
             case Failed(error) if error.retryable:

@@ -25,7 +25,8 @@ from comfy_shared.store import border
 log = structlog.get_logger(__name__)
 
 BEHIND = 256  # live events that a watcher may leave unread before it reads the story again
-PAGE = 500  # events of a story read at once
+PAGE = 500  # events read at once
+GATHER, GATHER_UNWATCHED = 0.002, 0.05  # seconds between two readings of the stream
 
 
 class Watcher:
@@ -84,6 +85,8 @@ class EventHub:
                 while not stop.is_set():
                     position = await self._read(position)
                     backoff.reset()
+                    # Each reading costs more than what it reads: what comes meanwhile is read together.
+                    await asyncio.sleep(GATHER if self._watchers else GATHER_UNWATCHED)
             except Unavailable as error:
                 log.warning("Events are not readable now", action="events.away", reason=error.message)
                 await asyncio.sleep(backoff.next())

@@ -47,15 +47,21 @@ passed in KEYS.
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
 | policy | string: the policy's name; lane when absent | permanent | set_policy |
 | swept | string: time of the last sweep | permanent | sweep |
+| guesses:ADDRESS | hash: how many wrong log-ins, and the different ones | `login_window` after the first | log-in |
+| api-keys | hash: id → JSON of the key: hash, owner, role, time | permanent | comfyctl keys |
+| api-key-used:ID | string: ms | 90 days after the use | log-in, at most once a minute |
+| link-secret | string: the secret of signed links | permanent | whoever signs first |
+| ticket:HASH | string: JSON of who it stands for | `ticket_seconds`, or its use | POST /tickets, log-in |
 
 Channel `agent:ID` (pub/sub, not a key): wake, cancel, drain. It is a hint: what it says is also in the keys above.
+Channel `live:OWNER`: frames of the owner's running tasks, for who watches just now (`live`).
 """
 
 PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept",
-        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses",
+        "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
 
@@ -106,6 +112,11 @@ class Keys:
         self.servers_prefix = base + "servers:"
         self.stats_prefix = base + "stats:"
         self.policy = base + "policy"
+        self.guesses_prefix = base + "guesses:"
+        self.api_keys = base + "api-keys"
+        self.api_key_used_prefix = base + "api-key-used:"
+        self.link_secret = base + "link-secret"
+        self.ticket_prefix = base + "ticket:"
 
     def task(self, task_id: str) -> str:
         return self.task_prefix + task_id
@@ -122,6 +133,9 @@ class Keys:
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
 
+    def live(self, owner: str) -> str:
+        return f"{self.base}live:{owner}"
+
     def held(self, agent_id: str) -> str:
         return self.held_prefix + agent_id
 
@@ -133,3 +147,12 @@ class Keys:
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)
+
+    def guesses(self, address: str) -> str:
+        return self.guesses_prefix + address
+
+    def api_key_used(self, key_id: str) -> str:
+        return self.api_key_used_prefix + key_id
+
+    def ticket(self, digest: str) -> str:
+        return self.ticket_prefix + digest

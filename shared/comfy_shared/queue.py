@@ -106,7 +106,10 @@ class Queue:
                 self._batcher,
                 self.keys,
                 {"idempotency": key},
-                rest=[pack(task.prompt) for task in tasks],
+                rest=[
+                    *(pack(task.prompt) for task in tasks),
+                    *(pack(encode(task.extra)) if task.extra else b"" for task in tasks),
+                ],
                 tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
@@ -216,11 +219,12 @@ class Queue:
         progress: Progress | None = None,
         gpu_ms: int = 0,
         cold: bool | None = None,
+        shown: bytes = b"",
     ) -> None:
         """Ends the attempt with its outputs and last progress. Raises LeaseLost when it no longer holds the task.
 
         `gpu_ms` is how long the prompt ran, `cold` whether it had to load its models (None: not known): the averages
-        that the lane policy goes by.
+        that the lane policy goes by. `shown` is JSON of `Shown`, or empty.
         """
         told = [text({"output": output}) for output in outputs]
         await self._settle(
@@ -229,6 +233,7 @@ class Queue:
             outputs=encode(outputs),
             told=msgspec.msgpack.encode(told),
             progress=encode(progress) if progress else b"",
+            shown=pack(shown) if shown else b"",
             measured=(gpu_ms, "" if cold is None else str(int(cold))),
         )
 
@@ -254,6 +259,7 @@ class Queue:
         outputs: bytes = b"[]",
         told: bytes = b"\x90",
         progress: bytes = b"",
+        shown: bytes = b"",
         measured: tuple[int, str] = (0, ""),
     ) -> Status:
         with border():
@@ -269,6 +275,7 @@ class Queue:
                 outputs=outputs,
                 told=told,
                 progress=progress,
+                shown=shown,
                 gpu_ms=measured[0],
                 cold=measured[1],
                 avoid_ms=self.avoid_ms,
@@ -315,6 +322,11 @@ class Queue:
             raise Damaged(f"the record of task {task_id} is damaged")
         if word == b"already" and rest[0] != b"canceled":
             raise Conflict(f"the task is {rest[0].decode()}; only a pending or running task can be canceled")
+
+    async def hide(self, ids: Sequence[str]) -> None:
+        """Takes tasks out of their owner's history as ComfyUI clients see it; nothing else changes."""
+        with border():
+            await scripts.HIDE(self._batcher, self.keys, ids=msgspec.msgpack.encode(ids))
 
     async def retry(self, task: Task, needs: Needs, *, attempts: int, queue_limit: int) -> None:
         """Puts a failed or canceled task back into the queue, with `attempts` more attempts.
@@ -430,9 +442,17 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "labels": [f"{name}={value}" for name, value in task.labels.items()],
         "inputs": [file.sha256 for file in task.inputs],
         "reuse": task.reuse,
+        "front": task.front,
         "fields": [item for pair in fields.items() for item in pair],
-        "told": text({"priority": task.priority, "workflow": task.workflow or None}),
+        "told": text({"priority": task.priority, "workflow": task.workflow or None, **_client_of(task)}),
     }
+
+
+def _client_of(task: NewTask) -> dict[str, str]:
+    """For the processes that serve the client's sockets."""
+    if task.extra is None or task.extra.client_id is None:
+        return {}
+    return {"client": task.extra.client_id, "owner": task.owner}
 
 
 def _attempt(flat: list[bytes], session: str) -> Attempt | BrokenAttempt:

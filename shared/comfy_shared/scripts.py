@@ -109,6 +109,7 @@ SETTLE = Script(
         "outputs",
         "told",
         "progress",
+        "shown",
         "gpu_ms",
         "cold",
         "avoid_ms",
@@ -117,6 +118,7 @@ SETTLE = Script(
 )
 ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
 CANCEL = Script("cancel", args=("id", "retention_ms"))
+HIDE = Script("hide", args=("ids",))
 RETRY = Script("retry", args=("id", "needs", "attempts", "queue_limit"))
 SWEEP = Script("sweep", args=("lease_ms", "avoid_ms", "retention_ms", "agent_retention_ms"))
 PURGE = Script("purge", args=("retention_ms", "input_retention_ms", "limit"))
@@ -131,3 +133,4 @@ REGISTER = Script(
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
 PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))
+GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))

@@ -166,10 +166,10 @@ async def submit_batch(
     response_class=Json,
     openapi_extra=body(TaskRequest),
 )
-async def check(request: Request, here: Here) -> Response:
+async def check(request: Request, here: Here, who: Who) -> Response:
     """Does all the checks of a submit and stores nothing: the agents that could run the task now, or what is wrong."""
     task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
-    return Json(await here.service.check(task_request))
+    return Json(await here.service.check(task_request, who))
 
 
 @router.get("", summary="List tasks", responses=answer(200, TaskList, "One page, newest first."), response_class=Json)

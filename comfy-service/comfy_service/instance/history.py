@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 
 from comfy_shared.errors import DeviceFailed, Interrupted, NodeFailed, OutOfMemory
-from comfy_shared.models import Prompt
+from comfy_shared.models import Prompt, Shown
 from comfy_shared.needs import names_model
+
+MOST_EXECUTED = 1000  # nodes that an error names as done
+LARGEST_SHOWN = 64 * 1024  # bytes
 
 
 class FileReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +53,9 @@ def judge(entry: Mapping[str, Any]) -> None:
     node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
     exception = str(data.get("exception_type", "unknown"))
     text = str(data.get("exception_message", "")).strip()[:2000]
-    details = {"node": node, "node_class": node_class, "exception": exception}
+    details: dict[str, Any] = {"node": node, "node_class": node_class, "exception": exception, "text": text}
+    if isinstance(executed := data.get("executed"), list):
+        details["executed"] = [str(item) for item in executed[:MOST_EXECUTED]]
     if "OutOfMemory" in exception or "out of memory" in text.lower():
         raise OutOfMemory(f"Out of memory in node {node} ({node_class}): {text}", details)
     if _OF_DEVICE.search(text) and exception in ("RuntimeError", "torch.AcceleratorError"):
@@ -103,6 +108,21 @@ def measure(entry: Mapping[str, Any], prompt: Prompt) -> Measured:
         return Measured(gpu_ms=0, cold=None)
     loaders = {node for node, item in prompt.items() if any(map(names_model, item.get("inputs", {}).values()))}
     return Measured(gpu_ms=gpu_ms, cold=bool(loaders - cached))
+
+
+def shown(entry: Mapping[str, Any]) -> bytes:
+    """What ComfyUI clients are told of a success, as JSON of `Shown`; empty when it is too much to keep."""
+    messages = _mapping(entry.get("status")).get("messages")
+    cached = [item[1] for item in messages or () if isinstance(item, list) and item[:1] == ["execution_cached"]]
+    nodes = _mapping(cached[0]).get("nodes") if cached else ()
+    kept = msgspec.json.encode(
+        Shown(
+            outputs=dict(_mapping(entry.get("outputs"))),
+            meta=dict(_mapping(entry.get("meta"))),
+            cached=tuple(map(str, nodes)) if isinstance(nodes, list) else (),
+        )
+    )
+    return kept if len(kept) <= LARGEST_SHOWN else b""
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -1,18 +1,14 @@
 """What every request passes before a route sees it, outermost first; pure ASGI, so that streaming stays streaming.
 
-    RequestContext   request id, security headers, unexpected errors → 500
+    RequestContext   request id, the door's shape, security headers, unexpected errors → 500
     HeaderLimit      headers over 16 KiB → 431
-    BasicAuth        everything but the health routes needs the log-in → 401
+    LogIn            everything but the health routes needs the log-in → 401 (in `login`)
     Origin           a foreign page may not write nor open a websocket → 403
     Body             type of the body (415) and its size, also while it streams (413)
 
 Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: no header of it is ever sent.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import re
 from urllib.parse import urlsplit
 
@@ -22,14 +18,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import TooLarge
-from comfy_shared.http.problems import MEDIA_TYPE, problem_body
+from comfy_shared.http.doors import Shapes, find_shape, refusal
 
 log = structlog.get_logger(__name__)
 
 HEADER_LIMIT = 16 * 1024  # bytes of all names and values
-OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -49,9 +43,9 @@ async def refuse(
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Answers with a problem document; a websocket is denied with the same status and body."""
-    body = problem_body(status, code, detail, request_id=scope.get("state", {}).get("request_id", ""))
-    told = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **(headers or {})}
+    """Answers in the shape of the request's door; a websocket is denied with the same status and body."""
+    body, media_type = refusal(scope, status, code, detail)
+    told = {"Content-Type": media_type, "Content-Length": str(len(body)), **(headers or {})}
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in told.items()]
     prefix = "http"
     if scope["type"] == "websocket":
@@ -65,10 +59,11 @@ async def refuse(
 
 
 class RequestContext:
-    """Names the request, puts the security headers on its answer, and is the last to catch an error."""
+    """Names the request and its door, puts the security headers on its answer, and is the last to catch an error."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, shapes: Shapes) -> None:
         self.app = app
+        self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -76,7 +71,7 @@ class RequestContext:
             return
         wished = Headers(scope=scope).get("x-request-id", "")
         request_id = wished if REQUEST_ID.fullmatch(wished) else str(ULID()).lower()
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, shape=find_shape(self._shapes, scope["path"]))
         started = False
 
         async def named(message: Message) -> None:
@@ -115,52 +110,6 @@ class HeaderLimit:
             await refuse(scope, receive, send, 431, "headers-too-large", detail)
             return
         await self.app(scope, receive, send)
-
-
-class BasicAuth:
-    """Asks for the log-in. Only the exact bytes of a health route's path are open: no other spelling of them is."""
-
-    def __init__(self, app: ASGIApp, username: str, password: str) -> None:
-        self.app = app
-        self._username = username
-        self._expected = (_digest(username.encode()), _digest(password.encode()))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._open(scope):
-            await self.app(scope, receive, send)
-            return
-        if not self._fits(Headers(scope=scope).getlist("authorization")):
-            challenge = {"WWW-Authenticate": 'Basic realm="comfy", charset="UTF-8"'}
-            await refuse(scope, receive, send, 401, "unauthorized", "A log-in is needed.", challenge)
-            return
-        scope["state"]["caller"] = Caller(owner=self._username, role=Role.ADMIN)
-        await self.app(scope, receive, send)
-
-    @staticmethod
-    def _open(scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["raw_path"] in OPEN_PATHS
-
-    def _fits(self, headers: list[str]) -> bool:
-        user, password = _credentials(headers[0]) if len(headers) == 1 else (b"", b"")
-        # Both are compared, whatever the first says; hashes have one length.
-        user_fits = hmac.compare_digest(_digest(user), self._expected[0])
-        password_fits = hmac.compare_digest(_digest(password), self._expected[1])
-        return user_fits & password_fits
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.sha256(value).digest()
-
-
-def _credentials(header: str) -> tuple[bytes, bytes]:
-    """User and password of an Authorization header; empty when it is no basic log-in."""
-    scheme, _, encoded = header.partition(" ")
-    try:
-        decoded = base64.b64decode(encoded.strip().encode("ascii"), validate=True)
-    except (binascii.Error, ValueError):
-        return b"", b""
-    user, colon, password = decoded.partition(b":")
-    return (user, password) if colon and scheme.lower() == "basic" else (b"", b"")
 
 
 class Origin:

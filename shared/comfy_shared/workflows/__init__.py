@@ -18,6 +18,8 @@ from comfy_shared.workflows.rendering import FileInput, Rendered, render
 from comfy_shared.workflows.schema import json_schema
 from comfy_shared.workflows.storing import from_json, to_json
 from comfy_shared.workflows.values import (
+    OpenAIMapping,
+    OpenAIQuality,
     Parameter,
     ParameterError,
     ParameterProblem,
@@ -29,6 +31,8 @@ from comfy_shared.workflows.values import (
 
 __all__ = [
     "FileInput",
+    "OpenAIMapping",
+    "OpenAIQuality",
     "Parameter",
     "ParameterError",
     "ParameterProblem",

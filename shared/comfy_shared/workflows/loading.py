@@ -15,7 +15,16 @@ import yaml
 
 from comfy_shared.workflows.checks import Flaw, check_graph
 from comfy_shared.workflows.storing import make_workflow
-from comfy_shared.workflows.values import Graph, Limit, Parameter, ParameterType, Target, Workflow, WorkflowError
+from comfy_shared.workflows.values import (
+    Graph,
+    Limit,
+    OpenAIMapping,
+    Parameter,
+    ParameterType,
+    Target,
+    Workflow,
+    WorkflowError,
+)
 
 API, EDITOR, PARAMETERS = "-api.json", ".json", ".yaml"
 WORKFLOW_NAME = re.compile(r"(?!.*-api$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -54,6 +63,7 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     description: str = ""
     parameters: dict[Any, Any] | None = None
+    openai: OpenAIMapping | None = None
 
 
 class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +132,7 @@ def load_workflow(folder: Path, name: str) -> Workflow:
             prompt=prompt,
             editor=editor,
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.order)),
+            openai=entries.openai,
         )
     except Flaw as flaw:
         line = source.line("parameters", flaw.parameter, flaw.key) if flaw.parameter else None
