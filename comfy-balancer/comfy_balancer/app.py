@@ -6,29 +6,59 @@ Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from comfy_balancer import openai_api, openapi, sweeper
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.comfyui_api.context import ComfyUI
+from comfy_balancer.comfyui_api.definitions import Merger
+from comfy_balancer.comfyui_api.door import Door, body_rule
+from comfy_balancer.comfyui_api.files import ClientFiles
+from comfy_balancer.comfyui_api.names import Names
+from comfy_balancer.comfyui_api.prompts import Prompts
+from comfy_balancer.comfyui_api.sessions import Sessions
+from comfy_balancer.comfyui_api.tasklists import OwnTasks
+from comfy_balancer.comfyui_api.userdata import UserData
 from comfy_balancer.dependencies import Resources
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.api_keys import ApiKeys
 from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
-from comfy_balancer.routes import agents, events, health, inputs, log_in, outputs, policy, tasks, workflows
+from comfy_balancer.references import References
+from comfy_balancer.routes import (
+    agents,
+    batches,
+    events,
+    health,
+    inputs,
+    log_in,
+    outputs,
+    policy,
+    publishing,
+    runs,
+    tasks,
+    workflows,
+)
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
+from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
 from comfy_shared.files import open_store
 from comfy_shared.guesses import GuessLimit
@@ -44,8 +74,16 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-FORM_PATHS = frozenset({"/api/v1/tasks", "/api/v1/inputs", "/v1/images/edits"})
 SHAPES = {openai_api.PREFIX: openai_api.shape}
+
+
+class FormPaths:
+    """The paths that take files."""
+
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits")
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._paths.fullmatch(path) is not None
 
 
 def create_app(settings: BalancerSettings | None = None) -> FastAPI:
@@ -62,18 +100,20 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         lifespan=partial(_lifespan, settings),
         redirect_slashes=False,
     )
-    for part in (tasks, events, outputs, inputs, workflows, agents, policy, log_in):
+    for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount(openai_api.PREFIX, openai_api.create())
-    app.include_router(docs_router(app.title))
+    app.include_router(docs_router(app.title, _document))
+    app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     add_edge(
         app,
         json_limit=settings.json_limit,
         form_limit=settings.form_limit,
-        form_paths=FORM_PATHS,
+        form_paths=FormPaths(),
         shapes=SHAPES,
+        rule_of=partial(body_rule, settings.file_limit),
     )
     return app
 
@@ -91,13 +131,15 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
         async with Loops(_die) as loops:
-            yield {"resources": _compose(settings, redis, loops)}
+            state = _compose(settings, redis, loops)
+            async with aclosing(state["resources"].fetcher):
+                yield state
     finally:
         await redis.aclose()
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
+def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, Any]:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -127,12 +169,34 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         input_retention=settings.input_retention,
     )
     loops.start("purge", partial(purge, queue, files, inputs, loops))
-    return Resources(
+    fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
+    references = References(queue, inputs, files, fetcher, settings)
+    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
+    lister = TaskLister(redis, keys)
+    tasks = OwnTasks(redis, keys, lister)
+    sessions = Sessions(hub, live, tasks)
+    loops.start("comfyui", partial(sessions.tell, loops))
+    names = Names(redis, keys, retention=settings.task_retention)
+    client_files = ClientFiles(names, inputs, files, service, tasks, settings)
+    comfyui = ComfyUI(
+        prompts=Prompts(service, fleet, client_files, settings),
+        files=client_files,
+        tasks=tasks,
+        sessions=sessions,
+        userdata=UserData(redis, keys, files, settings),
+        merger=Merger(),
+    )
+    resources = Resources(
         settings=settings,
         redis=redis,
         files=files,
-        service=TaskService(queue, hub, catalog, fleet, inputs, settings),
-        lister=TaskLister(redis, keys),
+        fetcher=fetcher,
+        service=service,
+        batches=BatchService(Batches(redis, keys), hub, service),
+        thumbnails=thumbnails,
+        sheets=Sheets(files, thumbnails),
+        lister=lister,
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
@@ -140,7 +204,14 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> Resources:
         log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,
         links=links,
+        document=Document(catalog),
     )
+    return {"resources": resources, "comfyui": comfyui}
+
+
+async def _document(request: Request) -> bytes:
+    resources: Resources = request.state.resources
+    return await resources.document.encoded(request.app.openapi())
 
 
 def _die(name: str) -> None:

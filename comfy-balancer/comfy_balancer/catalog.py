@@ -5,7 +5,8 @@ Both can be read again at any time; a process that was just started, or cut off 
 
 import asyncio
 import difflib
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 from redis.asyncio import Redis
@@ -16,74 +17,119 @@ from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
 from comfy_shared.needs import Offer
 from comfy_shared.registry import Agent, Registry
-from comfy_shared.store import border
-from comfy_shared.workflows import Workflow, WorkflowError, from_json
+from comfy_shared.versions import Standing, Versions
+from comfy_shared.workflows import Workflow
 
 log = structlog.get_logger(__name__)
 
+_Identity = tuple[str, int, int]  # name, when it was born, number of the version
+
 REREAD = 30.0  # seconds; that an agent was forgotten is no event
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """The versions of a workflow that tasks run."""
+
+    number: int  # of the active version
+    workflow: Workflow  # the active version
+    canary: Workflow | None = None  # runs a share of the tasks first
+    canary_number: int = 0
+    share: int = 0  # percent of the tasks
 
 
 class Catalog:
     """The published workflows. Methods raise `Unavailable` while Redis is away and something must be read."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
-        self._keys = keys
-        self._names: list[str] | None = None
-        self._known: dict[str, Workflow] = {}
-        self._generation = 0  # of what is known: an answer to an older question is not kept
+        self.versions = Versions(redis, keys)
+        self.generation = 0  # of what is known: an answer to an older question is not kept
+        self._standings: dict[str, Standing] | None = None
+        self._known: dict[_Identity, Workflow] = {}  # only versions that run
 
     def forget(self) -> None:
-        """Something was published."""
-        self._generation += 1
-        self._names = None
-        self._known = {}
+        """Something was published, activated, deleted, or is wrong with a file."""
+        self.generation += 1
+        self._standings = None
+
+    async def standings(self) -> dict[str, Standing]:
+        """All workflows, by name, and which versions of each there are."""
+        if self._standings is not None:
+            return self._standings
+        generation = self.generation
+        standings = await self.versions.standings()
+        if generation == self.generation:
+            self._standings = standings
+            running = {(name, at.born, number) for name, at in standings.items() for number in (at.active, at.canary)}
+            self._known = {identity: workflow for identity, workflow in self._known.items() if identity in running}
+        return standings
 
     async def names(self) -> list[str]:
         """Names of all workflows, sorted."""
-        if self._names is not None:
-            return self._names
-        generation = self._generation
-        with border():
-            found = cast("list[bytes]", await self._redis.hkeys(self._keys.workflows))
-        names = sorted(name.decode(errors="replace") for name in found)
-        if generation == self._generation:
-            self._names = names
-        return names
+        return list(await self.standings())
+
+    async def standing(self, name: str) -> Standing:
+        """Which versions of a workflow there are. Raises NotFound."""
+        standing = (await self.standings()).get(name)
+        if standing is None:
+            raise NotFound(f"there is no workflow {name[:64]!r}")
+        return standing
 
     async def get(self, name: str) -> Workflow:
-        """A workflow by its name.
+        """The active version of a workflow.
 
         Raises:
             NotFound: there is none.
             Damaged: it cannot be read.
         """
-        if name in self._known:
-            return self._known[name]
-        generation = self._generation
-        if name not in await self.names():
-            raise NotFound(f"there is no workflow {name[:64]!r}")
-        with border():
-            content = cast("bytes | None", await self._redis.get(self._keys.workflow(name)))
+        standing = await self.standing(name)
+        return await self._version(name, standing, standing.active)
+
+    async def release(self, name: str) -> Release:
+        """The versions of a workflow that tasks run; a canary that cannot be read runs none. Raises as `get`."""
+        standing = await self.standing(name)
+        workflow = await self._version(name, standing, standing.active)
+        if not standing.share:
+            return Release(number=standing.active, workflow=workflow)
         try:
-            workflow = from_json(content or b"")
-        except WorkflowError as error:
-            log.error("Workflow is damaged", action="workflow.damaged", workflow=name, reason=str(error))
-            raise Damaged(f"the stored workflow {name} is damaged") from error
-        if generation == self._generation:
-            self._known[name] = workflow
-        return workflow
+            canary = await self._version(name, standing, standing.canary)
+        except (NotFound, Damaged):
+            return Release(number=standing.active, workflow=workflow)
+        return Release(
+            number=standing.active,
+            workflow=workflow,
+            canary=canary,
+            canary_number=standing.canary,
+            share=standing.share,
+        )
+
+    async def _version(self, name: str, standing: Standing, number: int) -> Workflow:
+        identity = (name, standing.born, number)
+        if identity not in self._known:
+            await self._read({name: standing}, number)
+        try:
+            return self._known[identity]
+        except KeyError:
+            raise Damaged(f"the stored workflow {name} is damaged") from None
+
+    async def _read(self, wanted: Mapping[str, Standing], number: int | None = None) -> None:
+        """Reads one version of each workflow, `number` or the active one; a damaged one is logged."""
+        numbers = {name: number or standing.active for name, standing in wanted.items()}
+        found = await self.versions.read_all(numbers)
+        for (name, standing), workflow in zip(wanted.items(), found, strict=True):
+            if isinstance(workflow, Workflow):
+                self._known[name, standing.born, numbers[name]] = workflow
+            else:
+                log.error("Workflow is damaged", action="workflow.damaged", workflow=name, reason=workflow.message)
 
     async def all(self) -> list[Workflow]:
-        """All sound workflows, by name; a damaged one is logged and left out."""
-        found = []
-        for name in await self.names():
-            try:
-                found.append(await self.get(name))
-            except (Damaged, NotFound):
-                continue
-        return found
+        """The active versions of all sound workflows, by name; a damaged one is logged and left out."""
+        standings = await self.standings()
+        unknown = {name: at for name, at in standings.items() if (name, at.born, at.active) not in self._known}
+        if unknown:
+            await self._read(unknown)
+        identities = [(name, at.born, at.active) for name, at in standings.items()]
+        return [self._known[identity] for identity in identities if identity in self._known]
 
     async def nearest(self, name: str) -> list[str]:
         """Names that look like this one."""

@@ -13,14 +13,19 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
+from comfy_balancer.document import Document
 from comfy_balancer.explaining import Explainer
+from comfy_balancer.fetching import Fetcher
 from comfy_balancer.listing import TaskLister
 from comfy_balancer.login.check import Credentials
 from comfy_balancer.login.links import Links
 from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
+from comfy_balancer.sheets import Sheets
+from comfy_balancer.thumbnails import Thumbnails
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
@@ -34,7 +39,11 @@ class Resources:
     settings: BalancerSettings
     redis: Redis
     files: FileStore
+    fetcher: Fetcher
     service: TaskService
+    batches: BatchService
+    thumbnails: Thumbnails
+    sheets: Sheets
     lister: TaskLister
     explainer: Explainer
     catalog: Catalog
@@ -43,6 +52,7 @@ class Resources:
     log_in: Credentials
     tickets: Tickets
     links: Links
+    document: Document
 
 
 async def _resources(connection: HTTPConnection) -> Resources:

@@ -7,12 +7,14 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from comfy_balancer.catalog import Release
 from comfy_balancer.checks import (
     SHA256,
     check_outputs,
@@ -27,9 +29,11 @@ from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
+from comfy_balancer.validation import check_complete, placed
 from comfy_shared.errors import FieldProblem, InvalidTask
 from comfy_shared.models import Needs, Prompt
 from comfy_shared.needs import Offer, needs_of
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -41,7 +45,7 @@ KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
 }
 ANY_KIND = frozenset(Kind)
-NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the form"
+NEEDS_FILE = "must be the sha256 of an upload, task:ID/NAME, a data URL, an http(s) URL, or a file part of the form"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,7 @@ class Draft:
     parameters: dict[str, Any]  # effective
     workflow: Workflow | None
     slots: tuple[Slot, ...]
+    version: int = 0  # of the workflow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +81,20 @@ class Surroundings:
     nodes: NodePolicy  # of the caller's role
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
+    releases: Mapping[str, Release] = field(default_factory=dict)  # which versions of the workflows run
     members: Sequence[Member] = ()  # whose the offers are
     hold: bool = False  # a task that no agent can run is to wait for one
+
+
+def draw_seed() -> int:
+    return secrets.randbits(53)
 
 
 def draft(
     request: TaskRequest,
     around: Surroundings,
     parts: Mapping[str, str] = {},
+    draw_seed: Callable[[], int] = draw_seed,
 ) -> Draft:
     """The checked draft of one task. `parts` are the form's files: part name → sha256.
 
@@ -96,8 +107,28 @@ def draft(
     if problems:
         raise InvalidTask(tuple(problems))
     if request.workflow is not None:
-        return _from_workflow(request, request.workflow, around, parts)
-    return _from_prompt(request, around, parts)
+        return _from_release(request, request.workflow, around, parts, draw_seed)
+    try:
+        return _from_prompt(request, around, parts)
+    except InvalidTask as error:
+        raise placed(error, None, request.prompt or {}) from None
+
+
+def _from_release(
+    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+) -> Draft:
+    """By the canary when it is drawn and the request fits it too, else by the active version."""
+    release = around.releases.get(name)
+    if release and release.canary and secrets.randbelow(100) < release.share:
+        trial = replace(around, workflows={**around.workflows, name: release.canary})
+        with suppress(InvalidTask):
+            return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
+    workflow = around.workflows.get(name)
+    try:
+        one = _from_workflow(request, name, around, parts, draw_seed)
+    except InvalidTask as error:
+        raise placed(error, workflow, workflow.prompt if workflow else {}) from None
+    return replace(one, version=release.number if release else 0)
 
 
 def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:
@@ -106,7 +137,22 @@ def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[Fiel
         message = f"must be at most {settings.longest_timeout:g}"
         limits = {"maximum": settings.longest_timeout}
         problems.append(FieldProblem(field="timeout", message=message, limits=limits))
-    return problems + _check_labels("labels", request.labels) + _check_labels("require", request.require)
+    return (
+        problems
+        + _check_output(request.output)
+        + _check_labels("labels", request.labels)
+        + _check_labels("require", request.require)
+    )
+
+
+def _check_output(options: OutputOptions | None) -> list[FieldProblem]:
+    if options is None or options.quality is None:
+        return []
+    if options.format is None:
+        return [FieldProblem(field="output.quality", message="needs a format: jpeg, webp or avif")]
+    if options.format is PictureFormat.PNG:
+        return [FieldProblem(field="output.quality", message="does not apply to png, which loses nothing")]
+    return []
 
 
 def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
@@ -120,7 +166,9 @@ def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
     return problems
 
 
-def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+def _from_workflow(
+    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+) -> Draft:
     workflow = around.workflows.get(name)
     if workflow is None:
         near = list(around.nearest.get(name, []))
@@ -135,7 +183,7 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
         if part in request.parameters:
             raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
     try:
-        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=lambda: secrets.randbits(53))
+        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=draw_seed)
     except ParameterError as error:
         raise InvalidTask(tuple(_parameter_problem(problem) for problem in error.problems)) from None
     slots = tuple(
@@ -192,12 +240,14 @@ def _check_rendered(
                 node = rendered.prompt[target.node_id]
                 part = touched.setdefault(target.node_id, {"class_type": node["class_type"], "inputs": {}})
                 part["inputs"][target.input_name] = node["inputs"][target.input_name]
-    problems = check_paths(touched, around.offers) or _check_needs(rendered.prompt, needs, around)
+    problems = check_paths(touched, around.offers) or _check_runs(rendered.prompt, needs, around)
     return [msgspec.structs.replace(problem, field=filled.get(problem.field, problem.field)) for problem in problems]
 
 
-def _check_needs(prompt: Prompt, needs: Needs, around: Surroundings) -> list[FieldProblem]:
-    return check_needs(prompt, needs, around.offers, around.members, hold=around.hold)
+def _check_runs(prompt: Prompt, needs: Needs, around: Surroundings) -> list[FieldProblem]:
+    """Why no agent can run the prompt, or none would run all of it."""
+    problems = check_needs(prompt, needs, around.offers, around.members, hold=around.hold)
+    return problems or check_complete(prompt, needs, around.offers)
 
 
 def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str, str]) -> Draft:
@@ -224,7 +274,7 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         elif here not in told:
             problems.append(FieldProblem(field=here, message=NEEDS_FILE))
     needs = needs_of(prompt, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_needs(prompt, needs, around)
+    problems = problems or check_outputs(prompt, around.offers) or _check_runs(prompt, needs, around)
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(

@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
-    "workflow_digest", "parameters", "labels", "agent", "started_at", "finished_at", "progress", "outputs", "error",
-    "events",
+    "workflow_digest", "workflow_version", "parameters", "labels", "agent", "started_at", "finished_at", "progress",
+    "outputs", "error", "events", "batch", "hidden",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 OPEN = "open"  # the index of what is pending or running
@@ -40,6 +40,7 @@ class Query:
     workflow: str | None = None
     owner: str | None = None
     visible_to: Caller | None = None  # only what this caller may see; None: everything
+    batch: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     after: int | None = None  # ms; created at or after
     before: int | None = None  # ms; created before
@@ -116,6 +117,8 @@ class TaskLister:
             indexes.append(keys.index("owner", query.owner))
         if query.workflow:
             indexes.append(keys.index("workflow", query.workflow))
+        if query.batch:
+            indexes.append(keys.index("batch", query.batch))
         indexes += [keys.index("label", f"{name}={value}") for name, value in query.labels.items()]
         if len(indexes) == 1:
             return indexes[0]
@@ -166,5 +169,6 @@ def _fits(task: Task, query: Query) -> bool:
         (query.status is None or task.status is query.status)
         and (query.workflow is None or task.workflow == query.workflow)
         and (query.owner is None or task.owner == query.owner)
+        and (query.batch is None or task.batch == query.batch)
         and all(task.labels.get(name) == value for name, value in query.labels.items())
     )

@@ -11,9 +11,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from comfy_balancer import schemas
+from comfy_balancer import batch_schemas, schemas, workflow_schemas
 from comfy_shared.http.problems import MEDIA_TYPE, FieldError, Problem
 
+SCHEMAS = (schemas, workflow_schemas, batch_schemas)  # modules whose Structs are described
 REF = "#/components/schemas/{name}"
 DESCRIPTION = """
 One queue in front of many ComfyUIs. Submit a task by a workflow's name and its parameters, or a raw prompt; follow it
@@ -29,8 +30,10 @@ SECURITY: dict[str, dict[str, str]] = {
 }
 TAGS = [
     {"name": "Tasks", "description": "Submit, find, cancel and retry tasks; follow them; load what they made."},
+    {"name": "Batches", "description": "Tasks that were submitted together: a sweep, or a list."},
     {"name": "Inputs", "description": "Files for later tasks, addressed by their content."},
-    {"name": "Workflows", "description": "Named templates and their parameters."},
+    {"name": "Run a workflow", "description": "Each published workflow as a call of its own."},
+    {"name": "Workflows", "description": "Named templates, their parameters and versions."},
     {"name": "Agents", "description": "Who renders: one agent for each ComfyUI."},
     {"name": "Log-in", "description": "For clients that cannot send a header."},
     {"name": "Health", "description": "For load balancers; without a log-in."},
@@ -48,6 +51,14 @@ def answer(
     if example is not None:
         content["example"] = example
     return {status: {"description": description, "content": {"application/json": content}}}
+
+
+def either(
+    status: int, one: type[msgspec.Struct], other: type[msgspec.Struct], description: str
+) -> dict[int | str, dict[str, Any]]:
+    """The entry of `responses` for one status whose answer is of one of two kinds."""
+    kinds = [{"$ref": REF.format(name=type_.__name__)} for type_ in (one, other)]
+    return {status: {"description": description, "content": {"application/json": {"schema": {"anyOf": kinds}}}}}
 
 
 def body(
@@ -68,6 +79,12 @@ def body(
     return {"requestBody": {"required": True, "content": content}}
 
 
+def _structs() -> list[type[msgspec.Struct]]:
+    """What goes over the wire."""
+    found = {id(value): value for module in SCHEMAS for value in vars(module).values() if isinstance(value, type)}
+    return [value for value in found.values() if issubclass(value, msgspec.Struct) and value is not msgspec.Struct]
+
+
 def build(app: FastAPI) -> dict[str, Any]:
     """The whole document; made once."""
     if app.openapi_schema:
@@ -79,11 +96,7 @@ def build(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         tags=TAGS,
     )
-    structs = [
-        value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
-    ]
-    structs = [value for value in structs if value is not msgspec.Struct]
-    _, components = msgspec.json.schema_components([*structs, Problem, FieldError], ref_template=REF)
+    _, components = msgspec.json.schema_components([*_structs(), Problem, FieldError], ref_template=REF)
     components["TaskRequest"]["example"] = schemas.SMOKE_TASK
     known = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -98,9 +111,18 @@ def build(app: FastAPI) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)
+            _describe_streams(operation)
             if path in ("/healthz", "/readyz"):
                 operation["security"] = []
             else:
                 operation["responses"]["default"] = problem
     app.openapi_schema = document
     return document
+
+
+def _describe_streams(operation: dict[str, Any]) -> None:
+    """FastAPI describes a stream of events by a word of OpenAPI 3.2 in a document of 3.1."""
+    for response in operation["responses"].values():
+        for content in response.get("content", {}).values():
+            if content.pop("itemSchema", None):
+                content["schema"] = {"type": "string", "description": "Server-sent events."}

@@ -2,8 +2,9 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from comfy_balancer.addresses import AddressPolicy, networks
 from comfy_balancer.node_policy import CORE, RISKY, RUNS_CODE
 from comfy_shared.callers import Role
 from comfy_shared.settings import Count, Seconds, SharedSettings
@@ -52,11 +53,43 @@ class BalancerSettings(SharedSettings):
     file_limit: Count = Field(100 * MiB, description="Most bytes of one uploaded file.")
     files_limit: Count = Field(32, description="Most files of one multipart body.")
     pixel_limit: Count = Field(100_000_000, description="Most pixels of an uploaded picture, all frames together.")
+    userdata_limit: Count = Field(64 * MiB, description="Most bytes of what an owner saves in the ComfyUI editor.")
     input_retention: Seconds = Field(86400.0, description="How long an uploaded file that no task names is kept.")
+
+    fetch_timeout: Seconds = Field(
+        20.0, description="How long an input URL may take to be fetched, redirects included."
+    )
+    fetch_limit: Count = Field(100 * MiB, description="Most bytes behind one input URL.")
+    fetch_redirects: int = Field(3, ge=0, le=20, description="Redirects of an input URL that are followed.")
+    fetch_private: str = Field(
+        "",
+        description="Addresses that are not public and may be fetched from all the same, on any port: networks "
+        "separated by commas, or `true` for all.",
+    )
+    fetch_ports: str = Field("80,443", description="Ports of public addresses that may be fetched from.")
+    sheet_limit: Count = Field(200, description="Most pictures of one contact sheet.")
 
     purge_seconds: Seconds = Field(30.0, description="Time between two purges.")
     sweep_seconds: Seconds = Field(1.0, description="Longest time between two sweeps.")
     ready_seconds: Seconds = Field(1.0, description="Longest wait of /readyz for Redis and the file store.")
+
+    @field_validator("fetch_private")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        networks(value)
+        return value
+
+    @field_validator("fetch_ports")
+    @classmethod
+    def _ports(cls, value: str) -> str:
+        if not all(part.strip().isdecimal() and 0 < int(part) < 65536 for part in value.split(",")):
+            raise ValueError("FETCH_PORTS must be numbers separated by commas")
+        return value
+
+    @property
+    def address_policy(self) -> AddressPolicy:
+        ports = frozenset(int(part) for part in self.fetch_ports.split(","))
+        return AddressPolicy(private=networks(self.fetch_private), ports=ports)
 
     @model_validator(mode="after")
     def _open_port_is_somebodys(self) -> Self:

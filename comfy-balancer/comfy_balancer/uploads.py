@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from comfy_shared.store import border
 Image.MAX_IMAGE_PIXELS = None
 
 CHUNK = 1024 * 1024
+MOST_FIELDS = 1000  # parts of a form without a file
 HEAD = 64 * 1024  # bytes that tell the type of a video or audio file
 FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded", "StorageFull")
 
@@ -79,6 +80,7 @@ class Upload:
     kind: Kind
     extension: str  # with the dot, by content
     content_type: str
+    filename: str = ""  # as the client calls it; only for clients that are to find it by that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +124,17 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
     Raises:
         MalformedBody, TooLarge, StorageFull, InvalidTask.
     """
+    async with open_form(request, settings) as form:
+        yield await _sort(form, settings)
+
+
+@asynccontextmanager
+async def open_form(request: Request, settings: BalancerSettings) -> AsyncIterator[FormData]:
+    """The parts of a multipart body as they are; what it spooled to disk is gone after the block. Raises as
+    `read_form`."""
     form = await parse_form(request, settings)
     try:
-        yield await _sort(form, settings)
+        yield form
     finally:
         await form.close()
 
@@ -135,7 +145,7 @@ async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
         request.headers,
         request.stream(),
         max_files=settings.files_limit,
-        max_fields=settings.files_limit,
+        max_fields=MOST_FIELDS,
         max_part_size=settings.json_limit,
     )
     parser.part_limit = settings.file_limit
@@ -168,16 +178,27 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
 
 async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
     """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return replace(await know(name, part.file, settings.pixel_limit), filename=part.filename or "")
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
 
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,
@@ -250,6 +271,13 @@ class Inputs:
                     if any(word in str(error.__cause__) for word in FULL):
                         raise StorageFull from error
                     raise
+
+    async def copy(self, source: str, sha256: str, extension: str) -> None:
+        """Makes a file of the store, whose content is known, an input. Raises NotFound."""
+        await self._touch(sha256)
+        key = input_key(sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(source))
 
     async def _touch(self, sha256: str) -> None:
         with border():

@@ -1,7 +1,6 @@
 """The agent: owns one instance, claims when its GPU is free, and keeps what it holds alive.
 
-Loops: watch the instance (and its socket), heartbeat, renew leases, listen for wake-ups, claim. Each waits on events,
-none polls.
+Loops: watch the instance (and its socket), heartbeat, renew leases, listen for wake-ups, claim. Each waits on events.
 At the stop it claims no more, waits for what runs (the grace period), gives back the rest and deregisters.
 """
 
@@ -23,7 +22,7 @@ from comfy_service.instance.sayings import ask_for_log, tell
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
-from comfy_service.publish import publish_at_start
+from comfy_service.publish import FolderPublisher
 from comfy_service.runner import Run, Workplace
 from comfy_service.settings import ServiceSettings
 from comfy_shared.claims import Attempt, BrokenAttempt, Draining, Nothing, UnknownLanes, Unregistered
@@ -37,6 +36,7 @@ from comfy_shared.needs import Offer, can_run
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
 from comfy_shared.store import border
+from comfy_shared.versions import Versions
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Agent:
             instance=self._instance,
             socket=self._socket,
             placer=self._placer,
-            collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
+            collector=Collector(self._instance, store, settings),
             silence=settings.silence_seconds,
             suspect=self._suspect_instance,
             judged=self._fitness.judged,
@@ -107,8 +107,9 @@ class Agent:
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
                 loops.start("live", lambda: self._live.send(loops))
-                folder = Path(self._settings.workflows_folder)
-                loops.start("workflows", lambda: publish_at_start(self._redis, self._queue.keys, folder, loops))
+                versions, folder = Versions(self._redis, self._queue.keys), Path(self._settings.workflows_folder)
+                publisher = FolderPublisher(versions, folder, self._settings.agent)
+                loops.start("workflows", lambda: publisher.run(loops))
                 async with Loops(on_death) as claims:
                     claims.start("claims", lambda: self._claim_loop(claims.stop))
                     await stop.wait()
@@ -309,8 +310,17 @@ class Agent:
                 log.info("Task is canceled", action="task.canceled", task_id=rest[0])
                 self._leases.drop(rest[0], run.attempt.number)
                 run.lose(taken=False)
+        elif word == "free" and len(rest) == 2:
+            if self._on_gpu() is None:
+                self._keep_task(self._free_memory(unload_models=rest[0] == "1", free_memory=rest[1] == "1"))
         else:  # wake, drain, resume: the next claim tells
             self._wake.set()
+
+    async def _free_memory(self, *, unload_models: bool, free_memory: bool) -> None:
+        try:
+            await self._instance.release_memory(unload_models=unload_models, free_memory=free_memory)
+        except RunError as error:
+            log.warning("Memory could not be freed", action="instance.free_failed", reason=error.message)
 
     # Claiming.
 

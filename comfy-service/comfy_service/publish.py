@@ -1,63 +1,115 @@
-"""Loading the workflow files into Redis, once at start: agents that start together write once, an unchanged file is
-not rewritten."""
+"""Loading the workflow files into Redis: at the start, and again whenever something in their folder changes.
 
+Agents of one folder write once: the same files change nothing. A broken file keeps the last good version; what is wrong
+with it, with file and line, is in the log and beside the workflow in Redis. Nothing polls: the kernel tells of changes.
+"""
+
+import asyncio
 from pathlib import Path
-from typing import cast
 
 import structlog
-from redis.asyncio import Redis
+from watchfiles import awatch
 
-from comfy_shared import scripts
-from comfy_shared.batching import Batcher
-from comfy_shared.errors import Unavailable
-from comfy_shared.keys import Keys
+from comfy_shared.errors import Conflict, Unavailable
 from comfy_shared.lifecycle import Backoff, Loops
-from comfy_shared.store import border
-from comfy_shared.workflows import Workflow, WorkflowError, load_workflows, to_json
+from comfy_shared.versions import FileProblem, Versions
+from comfy_shared.workflows import Workflow, WorkflowError, load_workflows
 
 log = structlog.get_logger(__name__)
 
-
-async def publish_folder(redis: Redis, keys: Keys, folder: Path) -> None:
-    """Publishes every sound workflow of the folder; a broken one is named in the log and left out.
-
-    Raises:
-        Unavailable: Redis is away.
-    """
-    try:
-        workflows, broken = load_workflows(folder)
-    except WorkflowError as unreadable:  # the folder itself
-        log.error("Workflows cannot be read", action="workflow.broken", reason=str(unreadable))
-        return
-    for error in broken:
-        log.error("Workflow is broken", action="workflow.broken", workflow=error.workflow, reason=str(error))
-    for workflow in workflows:
-        if await publish(redis, keys, workflow):
-            log.info("Workflow published", action="workflow.published", workflow=workflow.name, digest=workflow.digest)
+QUIET = 300  # ms without a change after which several count as one: an editor writes more than one file
+LOOK_AGAIN = 10.0  # seconds between two looks for a folder that is not there
 
 
-async def publish(redis: Redis, keys: Keys, workflow: Workflow) -> bool:
-    """Keeps a workflow under its name; False when the very same was there already. Raises Unavailable."""
-    with border():
-        reply = await scripts.PUBLISH(
-            Batcher(redis),
-            keys,
-            {"workflow": keys.workflow(workflow.name)},
-            name=workflow.name,
-            digest=workflow.digest,
-            content=to_json(workflow),
-        )
-    return cast("bytes", reply) == b"written"
+class FolderPublisher:
+    """Keeps what Redis has of a folder's workflows up to date. `agent` is the author of the versions."""
 
+    def __init__(self, versions: Versions, folder: Path, agent: str) -> None:
+        self._versions = versions
+        self._folder = folder
+        self._agent = agent
+        self._loaded: dict[str, str] = {}  # name → digest that Redis was given
+        self._unreadable = ""  # why the folder could not be read the last time
 
-async def publish_at_start(redis: Redis, keys: Keys, folder: Path, loops: Loops) -> None:
-    """Publishes as soon as Redis answers, then waits for the stop."""
-    backoff = Backoff(0.2, 5.0)
-    while not loops.stop.is_set():
+    async def run(self, loops: Loops) -> None:
+        """Publishes as soon as Redis answers, and after every change until the stop."""
+        while not loops.stop.is_set():
+            try:
+                await self._publish_until_change(loops)
+            except OSError as error:  # no folder, or the kernel watches no more of them
+                await self._publish_patiently(loops)
+                log.debug("The folder cannot be watched", action="workflow.unwatched", reason=str(error))
+                await loops.pause(LOOK_AGAIN)
+
+    async def _publish_until_change(self, loops: Loops) -> None:
+        """Raises OSError when the folder cannot be watched."""
+        watch = awatch(self._folder, step=QUIET, debounce=QUIET * 5, recursive=False, stop_event=loops.stop)
+        changed = asyncio.ensure_future(anext(watch, None))
         try:
-            await publish_folder(redis, keys, folder)
-            break
-        except Unavailable as error:
-            log.warning("Publishing waits for Redis", action="workflow.publish_waits", reason=error.message)
-            await loops.pause(backoff.next())
-    await loops.stop.wait()
+            await asyncio.sleep(0)  # from here on it watches: no change falls between what is read now and the next
+            if not changed.done():
+                await self._publish_patiently(loops)
+            await changed
+        finally:
+            if not changed.done():
+                changed.cancel()
+                await asyncio.wait({changed})
+            await watch.aclose()
+
+    async def _publish_patiently(self, loops: Loops) -> None:
+        backoff = Backoff(0.2, 5.0)
+        while not loops.stop.is_set():
+            try:
+                await self.publish()
+                return
+            except Unavailable as error:
+                log.warning("Publishing waits for Redis", action="workflow.publish_waits", reason=error.message)
+                await loops.pause(backoff.next())
+
+    async def publish(self) -> None:
+        """Publishes every sound workflow of the folder; of a broken one it says what is wrong.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        try:
+            workflows, broken = await asyncio.to_thread(load_workflows, self._folder)
+        except WorkflowError as error:  # the folder itself
+            if str(error) != self._unreadable:
+                log.error("Workflows cannot be read", action="workflow.broken", reason=str(error))
+            self._unreadable = str(error)
+            return
+        self._unreadable = ""
+        await self._tell_problems(workflows, broken)
+        for workflow in workflows:
+            if self._loaded.get(workflow.name) != workflow.digest:
+                await self._publish_one(workflow)
+
+    async def _publish_one(self, workflow: Workflow) -> None:
+        note = "from the workflow files"
+        try:
+            done = await self._versions.publish(workflow, author=self._agent, note=note, from_files=True)
+        except Conflict as error:
+            log.error("Workflow is not published", action="workflow.refused", workflow=workflow.name, reason=str(error))
+            return
+        self._loaded[workflow.name] = workflow.digest
+        if done.outcome != "unchanged":
+            log.info(
+                "Workflow published",
+                action=f"workflow.{done.outcome}",
+                workflow=workflow.name,
+                version=done.number,
+                digest=workflow.digest,
+            )
+
+    async def _tell_problems(self, workflows: list[Workflow], broken: list[WorkflowError]) -> None:
+        known = await self._versions.problems()
+        found = {error.workflow: error for error in broken}
+        for name, error in found.items():
+            problem = FileProblem.of(error, self._agent)
+            if await self._versions.complain(name, problem) or name not in known:
+                log.error("Workflow is broken", action="workflow.broken", workflow=name, reason=str(error))
+        sound = {workflow.name for workflow in workflows}
+        for name, problem in known.items():
+            if name not in found and (name in sound or problem.agent == self._agent):
+                await self._versions.complain(name, None)

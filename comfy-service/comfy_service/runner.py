@@ -216,7 +216,9 @@ class Run:
         expected = {node for node, item in self._prompt.items() if item.get("class_type") == SOCKET_OUTPUT}
         if expected - {image.node for image in self._images}:
             raise OutputMissing("A picture that ComfyUI sends over the socket only was missed.")
-        return await self._place.collector.collect(task.id, task.attempt, entry, self._images)
+        return await self._place.collector.collect(
+            task.id, task.attempt, entry, self._images, options=task.output_options
+        )
 
     def _read_prompt(self) -> None:
         try:

@@ -56,6 +56,10 @@ class ServiceSettings(SharedSettings):
     )
     largest_output: Count = Field(4 * 1024**3, description="Most bytes of one output.")
     most_outputs: Count = Field(1000, description="Most outputs of one task.")
+    pixel_limit: Count = Field(100_000_000, description="Most pixels of a picture that is converted.")
+    strip_metadata: bool = Field(
+        False, description="Take the graph out of PNG outputs of tasks that do not say themselves."
+    )
 
     @field_validator("comfyui_url")
     @classmethod

@@ -38,6 +38,9 @@ class FieldProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     message: str  # what is wrong with it, for a person
     nearest: list[str] = []  # known names that look like what was sent
     limits: dict[str, Any] = {}  # the limits that were passed: minimum, maximum, choices …
+    workflow: str = ""  # name of the workflow, if there is one
+    parameter: str = ""  # name of its parameter
+    node: str = ""  # id of the node at fault; of several, separated by commas
 
 
 class ComfyError(Exception):

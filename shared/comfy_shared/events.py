@@ -72,6 +72,8 @@ class EventHub:
         self._keys = keys
         self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
         self._watchers: dict[str, set[Watcher]] = defaultdict(set)
+        self._batches: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listeners: set[Callable[[str, bytes], None]] = set()
 
     async def tail(self, stop: asyncio.Event) -> None:
         """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
@@ -101,18 +103,54 @@ class EventHub:
             if kind in ("agents", "workflow"):
                 self._on_news(kind)
                 continue
+            if batch := fields.get(b"batch", b""):
+                self._tell_batch(batch.decode(errors="replace"))
             task_id = fields.get(b"task", b"").decode(errors="replace")
+            for listener in tuple(self._listeners):
+                listener(task_id, fields.get(b"line", b""))
             if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
                 for watcher in self._watchers[task_id]:
                     watcher.put(event)
         return position
 
+    def _tell_batch(self, batch_id: str) -> None:
+        for news in self._batches.get(batch_id, ()):
+            news.set()
+
     def _resynchronize(self) -> None:
+        for batch_id in self._batches:
+            self._tell_batch(batch_id)
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.fall_behind()
+        for listener in tuple(self._listeners):
+            listener("", b"")
         self._on_news("agents")
         self._on_news("workflow")
+
+    @contextmanager
+    def batch_news(self, batch_id: str) -> Iterator[asyncio.Event]:
+        """Set whenever a task of the batch told something, for as long as the block lasts."""
+        news = asyncio.Event()
+        self._batches[batch_id].add(news)
+        try:
+            yield news
+        finally:
+            self._batches[batch_id].discard(news)
+            if not self._batches[batch_id]:
+                del self._batches[batch_id]
+
+    @contextmanager
+    def listened(self, listener: Callable[[str, bytes], None]) -> Iterator[None]:
+        """Has every line of every task's story told to `listener`, with the task's id; it must not wait nor raise.
+
+        An empty id says that some may have been missed.
+        """
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
 
     @contextmanager
     def subscribed(self, task_id: str) -> Iterator[Watcher]:

@@ -28,6 +28,8 @@ passed in KEYS.
 | story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
 | index:all, index:KIND:VALUE | zset: task → created | as the tasks | submit, settle, purge |
+| batch:ID | hash: owner, axes …, tasks counted by status | as its tasks | submit, each new status, purge |
+| batches:all, batches:owner:OWNER | zset: batch → created | as the batches | submit, purge |
 | finished | zset: task → finished | as the tasks | settle, cancel, retry, purge |
 | idempotency:OWNER:KEY | string: fingerprint + ids | `idempotency_ttl` | submit |
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
@@ -37,10 +39,15 @@ passed in KEYS.
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
-| workflow:NAME | string: JSON | permanent | publish |
-| workflows | hash: name → digest | permanent | publish |
+| workflow:NAME | hash: content:N, about:N of each version; digest:DIGEST → N | permanent | publish, unpublish |
+| workflows | hash: name → active, newest, canary, share, born | permanent | publish, activate, canary, unpublish |
+| workflow-files | hash: name → digest of what the files last held | permanent | publish |
+| workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
+| userdata:OWNER | hash: path → where its content is, size, times | permanent | ComfyUI clients |
+| settings:OWNER | hash: setting → JSON | permanent | ComfyUI clients |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -60,7 +67,7 @@ Channel `live:OWNER`: frames of the owner's running tasks, for who watches just 
 PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
-        "workflows", "inputs", "input-uses", "damaged", "swept",
+        "workflows", "workflow-files", "workflow-problems", "inputs", "input-uses", "damaged", "swept",
         "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
@@ -95,6 +102,8 @@ class Keys:
         self.events = base + "events"
         self.index_prefix = base + "index:"
         self.finished = base + "finished"
+        self.batch_prefix = base + "batch:"
+        self.batches_prefix = base + "batches:"
         self.agents = base + "agents"
         self.agent_prefix = base + "agent:"
         self.verdicts_prefix = base + "verdicts:"
@@ -104,6 +113,8 @@ class Keys:
         self.offer_prefix = base + "offer:"
         self.workflow_prefix = base + "workflow:"
         self.workflows = base + "workflows"
+        self.workflow_files = base + "workflow-files"
+        self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
         self.damaged = base + "damaged"
@@ -132,6 +143,15 @@ class Keys:
 
     def channel(self, agent_id: str) -> str:
         return self.agent_prefix + agent_id
+
+    def uploads(self, owner: str) -> str:
+        return f"{self.base}uploads:{owner}"
+
+    def userdata(self, owner: str) -> str:
+        return f"{self.base}userdata:{owner}"
+
+    def settings(self, owner: str) -> str:
+        return f"{self.base}settings:{owner}"
 
     def live(self, owner: str) -> str:
         return f"{self.base}live:{owner}"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from comfy_shared.errors import Damaged
+from comfy_shared.output_options import OutputOptions
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -90,6 +91,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     temporary: bool = False  # a preview that ComfyUI would have deleted
     filename: str = ""  # the instance's own name for the file; empty when it is none
     subfolder: str = ""  # where the instance had it
+    original: str = ""  # name of the output that this one was converted from; empty: the prompt made it
+    problem: str = ""  # why it could not be converted as the task wished; empty: it was, or nobody wished it
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +129,7 @@ class Extra(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a ComfyUI client sent beside its prompt."""
 
     client_id: str | None = None  # whose sockets are told
-    number: float = 0  # as it was answered
+    number: float | None = None  # as it was answered
     targets: tuple[str, ...] = ()  # nodes that end the graph and are run
     data: dict[str, Any] = {}  # extra_data without its tokens; goes to the instance with the prompt
     names: dict[str, dict[str, str]] = {}  # node → input → the client's own name of an uploaded file
@@ -152,6 +155,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = PRIORITY_NORMAL
     workflow: str = ""  # name, or empty for a raw prompt
     workflow_digest: str = ""
+    workflow_version: int = 0  # 0 for a raw prompt
     parameters: dict[str, Any] = {}  # effective values, a drawn seed included
     labels: dict[str, str] = {}
     inputs: tuple[InputFile, ...] = ()
@@ -160,6 +164,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
     extra: Extra | None = None  # of a ComfyUI client
     front: bool = False  # goes before the owner's own tasks that wait in its lane
+    output_options: OutputOptions | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +181,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float  # seconds an attempt may run
     workflow: str = ""
     workflow_digest: str = ""
+    workflow_version: int = 0  # which version of it runs; 0 for a raw prompt
     parameters: dict[str, Any] = {}
     labels: dict[str, str] = {}
     inputs: tuple[InputFile, ...] = ()
@@ -190,6 +196,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    batch: str = ""  # the batch that it came with; empty: alone
+    output_options: OutputOptions | None = None
     hidden: str = ""  # not in its owner's history as ComfyUI clients see it
     packed_prompt: bytes = b""
     packed_extra: bytes = b""
@@ -241,12 +249,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEXT_FIELDS = frozenset(
-    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "hidden"}
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch", "hidden"}
 )
 _PACKED_FIELDS = ("prompt", "extra", "shown")
 _INTEGER_FIELDS = frozenset(
-    {"priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events"},
-)
+    {
+        "priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events", "workflow_version",
+    },
+)  # fmt: skip
 _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "parameters": msgspec.json.Decoder(dict[str, Any]),
     "labels": msgspec.json.Decoder(dict[str, str]),
@@ -254,6 +264,7 @@ _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),
     "error": msgspec.json.Decoder(TaskError),
+    "output_options": msgspec.json.Decoder(OutputOptions),
 }
 
 

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.batches import NewBatch
 from comfy_shared.batching import Batcher
 from comfy_shared.claims import (
     Attempt,
@@ -88,12 +89,13 @@ class Queue:
         self,
         tasks: Sequence[NewTask],
         *,
+        batch: NewBatch | None = None,
         queue_limit: int,
         owner_limit: int = UNLIMITED,
         idempotency: Idempotency | None = None,
         idempotency_ms: int = 86_400_000,
     ) -> Submitted:
-        """Accepts all tasks or none.
+        """Accepts all tasks or none; with `batch` as one batch.
 
         Raises:
             QueueFull: they would exceed `queue_limit` waiting tasks, or `owner_limit` of one owner.
@@ -111,6 +113,7 @@ class Queue:
                     *(pack(encode(task.extra)) if task.extra else b"" for task in tasks),
                 ],
                 tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
+                batch=msgspec.msgpack.encode(_packed_batch(batch)) if batch else b"",
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
                 ageing_ms=self.ageing_ms,
@@ -426,12 +429,16 @@ def _packed(task: NewTask) -> dict[str, Any]:
     }
     if task.workflow:
         fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
+    if task.workflow_version:
+        fields["workflow_version"] = task.workflow_version
     if task.parameters:
         fields["parameters"] = text(task.parameters)
     if task.labels:
         fields["labels"] = text(task.labels)
     if task.inputs:
         fields["inputs"] = text(task.inputs)
+    if task.output_options:
+        fields["output_options"] = text(task.output_options)
     return {
         "id": task.id,
         "owner": task.owner,
@@ -446,6 +453,11 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "fields": [item for pair in fields.items() for item in pair],
         "told": text({"priority": task.priority, "workflow": task.workflow or None, **_client_of(task)}),
     }
+
+
+def _packed_batch(batch: NewBatch) -> dict[str, Any]:
+    fields = {"owner": batch.owner, "workflow": batch.workflow, "axes": text(batch.axes), "columns": batch.columns}
+    return {"id": batch.id, "owner": batch.owner, "fields": [item for pair in fields.items() for item in pair]}
 
 
 def _client_of(task: NewTask) -> dict[str, str]:

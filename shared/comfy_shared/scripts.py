@@ -91,7 +91,7 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
+    args=("tasks", "batch", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
 CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))
@@ -132,5 +132,17 @@ REGISTER = Script(
 )  # fmt: skip
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
-PUBLISH = Script("publish", args=("name", "digest", "content"), extra_keys=("workflow",))
+BATCH = Script("batch", args=("id",))
 GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))
+PUBLISH = Script(
+    "publish",
+    args=(
+        "name", "digest", "base", "content", "about", "activate", "from_files", "versions_limit", "workflows_limit",
+    ),
+    extra_keys=("workflow",),
+)  # fmt: skip
+ACTIVATE = Script("activate", args=("name", "number"), extra_keys=("workflow",))
+CANARY = Script("canary", args=("name", "number", "share"), extra_keys=("workflow",))
+UNPUBLISH = Script("unpublish", args=("name", "force"), extra_keys=("workflow",))
+MIGRATE = Script("migrate", args=("name",), extra_keys=("workflow",))
+COMPLAIN = Script("complain", args=("name", "problem", "limit"))

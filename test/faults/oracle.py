@@ -32,14 +32,14 @@ KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
         "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
-        "followers", "guesses", "api-key-used", "ticket",
+        "followers", "batch", "batches", "guesses", "api-key-used", "ticket", "uploads", "userdata", "settings",
     },
 )  # fmt: skip
 SINGLE = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept", "policy", "rotation", "vram", "waiting", "working",
-        "usage", "output-uses", "api-keys", "link-secret",
+        "usage", "output-uses", "api-keys", "link-secret", "workflow-files", "workflow-problems",
     },
 )  # fmt: skip
 

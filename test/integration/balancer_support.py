@@ -20,13 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from comfy_balancer.app import create_app
 from comfy_balancer.settings import BalancerSettings
-from comfy_shared import scripts
-from comfy_shared.batching import Batcher
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
 from comfy_shared.settings import SharedSettings
-from comfy_shared.workflows import load_workflow, to_json
+from comfy_shared.versions import Versions
+from comfy_shared.workflows import load_workflow
 from test.support.agents import Hand
 from test.support.builders import agent_record
 from test.support.waiting import wait_until
@@ -163,9 +162,7 @@ async def _poke(redis: Redis, keys: Keys) -> None:
 async def publish(redis: Redis, keys: Keys, *names: str) -> None:
     """Publishes workflows of the repository."""
     for name in names:
-        workflow = load_workflow(WORKFLOWS, name)
-        own = {"workflow": keys.workflow(name)}
-        await scripts.PUBLISH(Batcher(redis), keys, own, name=name, digest=workflow.digest, content=to_json(workflow))
+        await Versions(redis, keys).publish(load_workflow(WORKFLOWS, name), author="gpu-1", from_files=True)
 
 
 @asynccontextmanager

@@ -1,7 +1,9 @@
-"""Workflow files come into Redis once; a broken one is named and keeps nobody back."""
+"""Workflow files come into Redis once, and again when they change; a broken one is told and keeps its last version."""
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from comfy_service import publish
+from comfy_service.publish import FolderPublisher
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Loops
+from comfy_shared.versions import Versions
 from test.support.waiting import wait_until
 
 SHIPPED = Path(__file__).parents[2] / "workflows"
@@ -25,61 +29,165 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     for path in SHIPPED.glob("smoke*"):
         shutil.copy(path, made)
-    (made / "broken-api.json").write_text("{")
+    (made / "broken-api.json").write_text('{\n"1": oops}')
     (made / "broken.yaml").write_text("title: Broken\n")
     return made
+
+
+@pytest.fixture
+def versions(redis: Redis, keys: Keys) -> Versions:
+    return Versions(redis, keys)
+
+
+def change(folder: Path, was: str = '"nearest-exact"', now: str = '"bilinear"') -> None:
+    path = folder / "smoke-api.json"
+    path.write_text(path.read_text().replace(was, now))
 
 
 def actions(logs: list[EventDict]) -> list[tuple[str, str]]:
     return sorted((line["action"], line["workflow"]) for line in logs)
 
 
-async def test_sound_workflows_are_published_and_a_broken_one_is_named(redis: Redis, keys: Keys, folder: Path) -> None:
-    with capture_logs() as logs:
-        await publish.publish_folder(redis, keys, folder)
-    assert actions(logs) == [("workflow.broken", "broken"), ("workflow.published", "smoke")]
-    assert next(line for line in logs if line["workflow"] == "broken")["log_level"] == "error"
-    assert set(await redis.hgetall(keys.workflows)) == {b"smoke"}
-    assert b'"smoke"' in (await redis.get(keys.workflow("smoke")) or b"")
-
-
-async def test_agents_that_start_together_write_once(redis: Redis, keys: Keys, folder: Path) -> None:
-    with capture_logs() as logs:
-        await asyncio.gather(*(publish.publish_folder(redis, keys, folder) for _ in range(3)))
-    assert actions(logs).count(("workflow.published", "smoke")) == 1
-
-
-async def test_a_changed_file_is_written_again(redis: Redis, keys: Keys, folder: Path) -> None:
-    await publish.publish_folder(redis, keys, folder)
-    path = folder / "smoke-api.json"
-    path.write_text(path.read_text().replace('"nearest-exact"', '"bilinear"'))
-    with capture_logs() as logs:
-        await publish.publish_folder(redis, keys, folder)
-    assert ("workflow.published", "smoke") in actions(logs)
-    assert b"bilinear" in (await redis.get(keys.workflow("smoke")) or b"")
-
-
-async def test_a_folder_that_is_not_there_is_told_and_keeps_nobody_back(
-    redis: Redis, keys: Keys, tmp_path: Path
-) -> None:
-    with capture_logs() as logs:
-        await publish.publish_folder(redis, keys, tmp_path / "missing")
-    assert [(line["action"], line["log_level"]) for line in logs] == [("workflow.broken", "error")]
-
-
-async def test_publishing_waits_for_redis_and_is_done_once(
-    redis: Redis, keys: Keys, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Path] = []
-
-    async def away_at_first(_redis: Redis, _keys: Keys, given: Path) -> None:
-        calls.append(given)
-        if len(calls) == 1:
-            raise Unavailable
-
-    monkeypatch.setattr(publish, "publish_folder", away_at_first)
+@asynccontextmanager
+async def watching(publisher: FolderPublisher) -> AsyncIterator[None]:
     deaths: list[str] = []
     async with Loops(deaths.append) as loops:
-        loops.start("workflows", lambda: publish.publish_at_start(redis, keys, folder, loops))
+        loops.start("workflows", lambda: publisher.run(loops))
+        yield
+    assert deaths == []
+
+
+async def test_sound_workflows_are_published_and_a_broken_one_is_named(versions: Versions, folder: Path) -> None:
+    with capture_logs() as logs:
+        await FolderPublisher(versions, folder, "gpu-1").publish()
+    assert actions(logs) == [("workflow.broken", "broken"), ("workflow.published", "smoke")]
+    assert next(line for line in logs if line["workflow"] == "broken")["log_level"] == "error"
+    assert list(await versions.standings()) == ["smoke"]
+    assert [version.about.author for version in await versions.of("smoke")] == ["gpu-1"]
+
+
+async def test_what_is_wrong_with_a_file_is_told_with_file_and_line_until_it_is_mended(
+    versions: Versions, folder: Path
+) -> None:
+    publisher = FolderPublisher(versions, folder, "gpu-1")
+    await publisher.publish()
+    problem = (await versions.problems())["broken"]
+    assert (problem.file, problem.line, problem.agent) == ("broken-api.json", 2, "gpu-1")
+    shutil.copy(folder / "smoke-api.json", folder / "broken-api.json")
+    await publisher.publish()
+    assert await versions.problems() == {}
+    assert list(await versions.standings()) == ["broken", "smoke"]
+
+
+async def test_a_file_that_breaks_keeps_the_last_good_version(versions: Versions, folder: Path) -> None:
+    publisher = FolderPublisher(versions, folder, "gpu-1")
+    await publisher.publish()
+    (folder / "smoke.yaml").write_text(
+        "title: Smoke\nparameters:\n  width: {node_id: '99', input_name: width, type: integer}\n"
+    )
+    await publisher.publish()
+    problem = (await versions.problems())["smoke"]
+    assert (problem.file, problem.line) == ("smoke.yaml", 3)
+    assert "node 99" in problem.message
+    assert (await versions.standings())["smoke"].active == 1
+    (folder / "smoke.yaml").unlink()
+    (folder / "smoke-api.json").unlink()
+    await publisher.publish()
+    assert "smoke" not in await versions.problems(), "the files are gone, and with them what was wrong"
+
+
+async def test_agents_that_start_together_write_once(versions: Versions, folder: Path) -> None:
+    with capture_logs() as logs:
+        await asyncio.gather(*(FolderPublisher(versions, folder, f"gpu-{i}").publish() for i in range(3)))
+    assert actions(logs).count(("workflow.published", "smoke")) == 1
+    assert actions(logs).count(("workflow.broken", "broken")) >= 1
+    assert len(await versions.of("smoke")) == 1
+
+
+async def test_a_changed_file_is_a_new_version_and_the_old_content_the_old_one(
+    versions: Versions, folder: Path
+) -> None:
+    publisher = FolderPublisher(versions, folder, "gpu-1")
+    await publisher.publish()
+    change(folder)
+    with capture_logs() as logs:
+        await publisher.publish()
+    assert ("workflow.published", "smoke") in actions(logs)
+    (newest, _) = await versions.of("smoke")
+    (told,) = newest.about.changes
+    assert (told.where, told.before, told.after) == (
+        "node 2 (ImageScale), input upscale_method",
+        '"nearest-exact"',
+        '"bilinear"',
+    )
+    change(folder, was='"bilinear"', now='"nearest-exact"')
+    with capture_logs() as logs:
+        await publisher.publish()
+    assert ("workflow.activated", "smoke") in actions(logs)
+    assert (await versions.standings())["smoke"].active == 1
+
+
+async def test_unchanged_files_leave_what_was_done_by_hand(versions: Versions, folder: Path) -> None:
+    """An agent that restarts neither undoes a roll back nor brings back what was deleted."""
+    publisher = FolderPublisher(versions, folder, "gpu-1")
+    await publisher.publish()
+    change(folder)
+    await publisher.publish()
+    await versions.activate("smoke", 1)
+    await FolderPublisher(versions, folder, "gpu-1").publish()
+    assert (await versions.standings())["smoke"].active == 1
+    await versions.unpublish("smoke")
+    await FolderPublisher(versions, folder, "gpu-1").publish()
+    assert await versions.standings() == {}
+    change(folder, was='"bilinear"', now='"bicubic"')
+    await FolderPublisher(versions, folder, "gpu-1").publish()
+    assert (await versions.standings())["smoke"].newest == 1
+
+
+async def test_a_change_is_seen_without_a_restart(versions: Versions, folder: Path) -> None:
+    async with watching(FolderPublisher(versions, folder, "gpu-1")):
+
+        async def newest() -> int:
+            standing = (await versions.standings()).get("smoke")
+            return standing.newest if standing else 0
+
+        async def is_first() -> bool:
+            return await newest() == 1
+
+        async def is_second() -> bool:
+            return await newest() == 2
+
+        await wait_until(is_first, "the first version is there")
+        change(folder)
+        await wait_until(is_second, "the change is the second version")
+
+
+async def test_a_folder_that_is_not_there_is_told_once_and_used_when_it_comes(
+    versions: Versions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "LOOK_AGAIN", 0.05)
+    away = tmp_path / "away"
+
+    async def there() -> bool:
+        return "smoke" in await versions.standings()
+
+    with capture_logs() as logs:
+        async with watching(FolderPublisher(versions, away, "gpu-1")):
+            await wait_until(lambda: "workflow.broken" in [line["action"] for line in logs], "it was told")
+            await asyncio.to_thread(folder.rename, away)
+            await wait_until(there, "the workflow is there")
+    told = [line for line in logs if line["event"] == "Workflows cannot be read"]
+    assert [line["log_level"] for line in told] == ["error"]
+
+
+async def test_publishing_waits_for_redis(versions: Versions, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class AwayAtFirst(FolderPublisher):
+        async def publish(self) -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise Unavailable
+
+    async with watching(AwayAtFirst(versions, folder, "gpu-1")):
         await wait_until(lambda: len(calls) == 2, "it was tried again")
-    assert (calls, deaths) == ([folder, folder], [])

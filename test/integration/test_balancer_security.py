@@ -329,6 +329,6 @@ class TestPages:
             content = operations.get("post", {}).get("requestBody", {}).get("content", {})
             for example in content.get("application/json", {}).get("examples", {}).values():
                 answer = await balancer.client.post(path, json=example["value"])
-                assert answer.status_code == 202, (path, answer.text)
+                assert answer.status_code in (200, 201, 202), (path, answer.text)
                 tried += 1
-        assert tried == 3
+        assert tried >= 4

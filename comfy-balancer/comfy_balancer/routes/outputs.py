@@ -9,12 +9,16 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from comfy_balancer import views
-from comfy_balancer.dependencies import Here, Json, Who
+from comfy_balancer.dependencies import Here, Json, Resources, Who
 from comfy_balancer.openapi import answer
 from comfy_balancer.ranges import parse_range, tag_fits
 from comfy_balancer.schemas import OutputList
+from comfy_shared.callers import Caller
 from comfy_shared.errors import NotFound
+from comfy_shared.http.problems import invalid
 from comfy_shared.models import Output
+from comfy_shared.output_options import PictureFormat
+from comfy_shared.pictures import Unconvertible
 
 router = APIRouter(prefix="/tasks", tags=["Tasks"])
 
@@ -60,10 +64,7 @@ async def get_output(
     download: Annotated[bool, Query(description="Have a browser save the file instead of showing it.")] = False,
 ) -> Response:
     """Streams a file that the task produced; a single Range is served."""
-    task = await here.service.get(task_id, who)
-    output = next((output for output in task.outputs if output.name == name), None)
-    if output is None:
-        raise NotFound("the task has no output of this name")
+    output = await _output(here, who, task_id, name)
     headers = _headers(output, download=download)
     if tag_fits(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -82,6 +83,41 @@ async def get_output(
     chunks = here.files.read(output.key, start=start, end=end if part else None)
     first = await anext(chunks, b"")
     return StreamingResponse(_chain(first, chunks), 206 if part else 200, headers=headers)
+
+
+@router.get(
+    "/{task_id}/outputs/{name}/thumbnail",
+    summary="A small picture of an output",
+    response_class=Response,
+    responses={200: {"description": "A picture.", "content": {f"image/{name}": {} for name in PictureFormat}}},
+)
+async def get_thumbnail(
+    task_id: str,
+    name: str,
+    request: Request,
+    here: Here,
+    who: Who,
+    size: Annotated[int, Query(ge=16, le=2048, description="Most pixels of a side; never enlarges.")] = 256,
+    target: Annotated[PictureFormat, Query(alias="format", description="Of the picture.")] = PictureFormat.WEBP,
+) -> Response:
+    """Makes a picture smaller (of an animation the first frame); the usual sizes, 64 to 1024, are kept."""
+    output = await _output(here, who, task_id, name)
+    headers = {"ETag": f'"{output.sha256[:32]}-{size}-{target.value}"', "Cache-Control": "private, no-cache"}
+    if tag_fits(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    try:
+        made = await here.thumbnails.get(output, size, target)
+    except Unconvertible as error:
+        raise invalid("name", f"has no thumbnail: {error}") from None
+    return Response(made.data, media_type=made.content_type, headers=headers)
+
+
+async def _output(here: Resources, who: Caller, task_id: str, name: str) -> Output:
+    task = await here.service.get(task_id, who)
+    for output in task.outputs:
+        if output.name == name:
+            return output
+    raise NotFound("the task has no output of this name")
 
 
 async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -52,8 +52,9 @@ def judge(entry: Mapping[str, Any]) -> None:
         raise Interrupted
     node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
     exception = str(data.get("exception_type", "unknown"))
-    text = str(data.get("exception_message", "")).strip()[:2000]
-    details: dict[str, Any] = {"node": node, "node_class": node_class, "exception": exception, "text": text}
+    told = str(data.get("exception_message", ""))[:2000]
+    text = told.strip()
+    details: dict[str, Any] = {"node": node, "node_class": node_class, "exception": exception, "text": told}
     if isinstance(executed := data.get("executed"), list):
         details["executed"] = [str(item) for item in executed[:MOST_EXECUTED]]
     if "OutOfMemory" in exception or "out of memory" in text.lower():

@@ -1,5 +1,6 @@
 """Swagger's pages, with its assets from the package `fastapi_swagger`: the browser asks nobody but us."""
 
+from collections.abc import Awaitable, Callable
 from functools import cache
 from html import escape
 from importlib import resources
@@ -48,8 +49,12 @@ START = """SwaggerUIBundle({
 """
 
 
-def docs_router(title: str) -> APIRouter:
-    """The routes /, /docs, /docs/ASSET and /openapi.json."""
+async def _fixed(request: Request) -> bytes:
+    return msgspec.json.encode(request.app.openapi())
+
+
+def docs_router(title: str, document: Callable[[Request], Awaitable[bytes]] = _fixed) -> APIRouter:
+    """The routes /, /docs, /docs/ASSET and /openapi.json; `document` makes the last one's content."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -71,7 +76,7 @@ def docs_router(title: str) -> APIRouter:
 
     @router.get("/openapi.json")
     async def openapi(request: Request) -> Response:
-        return Response(msgspec.json.encode(request.app.openapi()), media_type="application/json")
+        return Response(await document(request), media_type="application/json")
 
     return router
 

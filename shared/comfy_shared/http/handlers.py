@@ -1,6 +1,7 @@
 """What every app of ours has at its edge: the middlewares in their order, and refusals in the shape of their door."""
 
 import sys
+from collections.abc import Callable, Container
 from http import HTTPStatus
 from typing import Any
 
@@ -8,12 +9,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from comfy_shared.errors import ComfyError, FieldProblem
 from comfy_shared.http.doors import Shapes, problem_shape, refusal, shape_of
 from comfy_shared.http.login import LogIn
-from comfy_shared.http.middleware import Body, HeaderLimit, Origin, RequestContext
+from comfy_shared.http.middleware import Body, BodyRule, HeaderLimit, Origin, RequestContext, no_rule
 from comfy_shared.http.problems import NothingMore, problem_response, respond, status_and_code
 from comfy_shared.settings import SharedSettings
 
@@ -49,18 +50,20 @@ def add_edge(
     *,
     json_limit: int,
     form_limit: int,
-    form_paths: frozenset[str],
+    form_paths: Container[str],
     shapes: Shapes | None = None,
+    rule_of: Callable[[Scope], BodyRule | None] = no_rule,
 ) -> None:
     """Puts the edge around an app, whose lifespan yields `resources` with the check of the log-in (`log_in`).
 
-    Limits are in bytes; `form_paths` take files; `shapes` are those of its doors.
+    Limits are in bytes; `form_paths` take files; `shapes` are those of its doors; `rule_of` tells what paths of another
+    protocol take.
     """
     app.add_exception_handler(ComfyError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_misfit)
     app.add_exception_handler(HTTPException, _on_http_error)
     # The last that is added is the first that is passed.
-    app.add_middleware(Body, json_limit=json_limit, form_limit=form_limit, form_paths=form_paths)
+    app.add_middleware(Body, json_limit=json_limit, form_limit=form_limit, form_paths=form_paths, rule_of=rule_of)
     app.add_middleware(Origin)
     app.add_middleware(LogIn)
     app.add_middleware(HeaderLimit)

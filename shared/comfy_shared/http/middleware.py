@@ -10,6 +10,8 @@ Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: 
 """
 
 import re
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import structlog
@@ -142,11 +144,32 @@ def _same(origin: str, host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BodyRule:
+    """What a path of another protocol than ours takes: a body of any type."""
+
+    form_limit: int = 0  # bytes of a multipart body; 0: files are not taken
+
+
+def no_rule(_: Scope) -> BodyRule | None:
+    """Every path is ours."""
+    return None
+
+
 class Body:
     """Refuses bodies of a type that the path does not take, and bodies over their limit, told or streamed."""
 
-    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        json_limit: int,
+        form_limit: int,
+        form_paths: Container[str],
+        rule_of: Callable[[Scope], BodyRule | None] = no_rule,
+    ) -> None:
         self.app = app
+        self._rule_of = rule_of
         self._json_limit = json_limit  # bytes
         self._form_limit = form_limit  # bytes
         self._form_paths = form_paths  # where files are taken
@@ -159,12 +182,15 @@ class Body:
         length = headers.get("content-length", "")
         has_body = length not in ("", "0") or "transfer-encoding" in headers
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        rule = self._rule_of(scope)
         if scope["method"] not in SAFE_METHODS and (has_body or kind):
-            detail = _misfit(headers, kind, takes_files=scope["path"] in self._form_paths)
+            takes_files = scope["path"] in self._form_paths if rule is None else rule.form_limit > 0
+            detail = _misfit(headers, kind, takes_files=takes_files, any_type=rule is not None)
             if detail:
                 await refuse(scope, receive, send, 415, "wrong-media-type", detail)
                 return
-        limit = self._form_limit if kind == "multipart/form-data" else self._json_limit
+        form_limit = self._form_limit if rule is None else rule.form_limit
+        limit = form_limit if kind == "multipart/form-data" else self._json_limit
         message = f"The body is larger than {limit} bytes."
         if length.isdecimal() and int(length[:20]) > limit:
             await refuse(scope, receive, send, 413, "too-large", message, {"Connection": "close"})
@@ -186,12 +212,14 @@ def _counted(receive: Receive, limit: int, message: str) -> Receive:
     return counting
 
 
-def _misfit(headers: Headers, kind: str, *, takes_files: bool) -> str | None:
+def _misfit(headers: Headers, kind: str, *, takes_files: bool, any_type: bool) -> str | None:
     """Why this body is not taken."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         return "A compressed body is not taken."
     if kind == "multipart/form-data":
         return None if takes_files else "Files are not taken here; send application/json."
+    if any_type:
+        return None
     if kind != "application/json":
         return "The Content-Type must be application/json" + (" or multipart/form-data." if takes_files else ".")
     charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", headers["content-type"], re.IGNORECASE)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.responses import Response
 
 from comfy_shared.errors import (
@@ -85,6 +85,9 @@ class FieldError(msgspec.Struct, frozen=True, kw_only=True):
     message: Annotated[str, Meta(description="What is wrong, for a person.", examples=["must be at most 150"])]
     nearest: Annotated[list[str], Meta(description="Known names that look like what was sent.")] = []
     limits: Annotated[dict[str, Any], Meta(description="The limits: minimum, maximum, choices.")] = {}
+    workflow: Annotated[str, Meta(description="Name of the workflow.", examples=["smoke"])] | UnsetType = UNSET
+    parameter: Annotated[str, Meta(description="Name of its parameter.", examples=["steps"])] | UnsetType = UNSET
+    node: Annotated[str, Meta(description="Id of the node; of several: 3, 7.", examples=["3"])] | UnsetType = UNSET
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,9 @@ def problem_body(
             message=_short(problem.message, LONGEST_MESSAGE),
             nearest=[_short(name, LONGEST_FIELD) for name in problem.nearest],
             limits=problem.limits,
+            workflow=_short(problem.workflow, LONGEST_FIELD) or UNSET,
+            parameter=_short(problem.parameter, LONGEST_FIELD) or UNSET,
+            node=_short(problem.node, LONGEST_FIELD) or UNSET,
         )
         for problem in problems[:MOST_PROBLEMS]
     ]

@@ -10,10 +10,12 @@ absent) and `PREFIX.yaml`, which names the slots that a caller may set:
 
 A slot's value is what the caller sends, else its `default_value`, else what the graph holds. `workflows/README.md` has
 all keys. Whatever can be wrong with a workflow is found when it is loaded; after that only a caller can be wrong.
-`values`: the values; `checks`: the rules; `loading`: the files; `storing`: bytes; `rendering`: prompts.
+`values`: the values; `checks`: the rules; `loading`: the files; `storing`: bytes; `rendering`: prompts; `changes`: what
+differs between two.
 """
 
-from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows
+from comfy_shared.workflows.changes import Change, changes
+from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows, make_from_request
 from comfy_shared.workflows.rendering import FileInput, Rendered, render
 from comfy_shared.workflows.schema import json_schema
 from comfy_shared.workflows.storing import from_json, to_json
@@ -30,6 +32,7 @@ from comfy_shared.workflows.values import (
 )
 
 __all__ = [
+    "Change",
     "FileInput",
     "OpenAIMapping",
     "OpenAIQuality",
@@ -41,11 +44,13 @@ __all__ = [
     "Target",
     "Workflow",
     "WorkflowError",
+    "changes",
     "find_workflows",
     "from_json",
     "json_schema",
     "load_workflow",
     "load_workflows",
+    "make_from_request",
     "render",
     "to_json",
 ]

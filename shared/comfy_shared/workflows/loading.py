@@ -27,6 +27,9 @@ from comfy_shared.workflows.values import (
 )
 
 API, EDITOR, PARAMETERS = "-api.json", ".json", ".yaml"
+LARGEST_FILE = 16 * 1024 * 1024  # bytes
+LARGEST_YAML = 256 * 1024  # characters of a parameter file
+MOST_YAML = 50_000  # values in it
 WORKFLOW_NAME = re.compile(r"(?!.*-api$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 T = TypeVar("T")
@@ -115,20 +118,60 @@ def load_workflow(folder: Path, name: str) -> Workflow:
     Raises:
         WorkflowError: the first thing that is wrong with it.
     """
-    if not WORKFLOW_NAME.fullmatch(name):
-        message = "a workflow's name has 1 to 64 letters, digits, - and _, begins with a letter or digit"
-        raise WorkflowError(message + ", and does not end in -api", workflow=name)
+    check_name(name)
     prompt: Graph = _read_json(folder, name, API)
     _check(name, prompt)
     editor = _read_editor(folder, name)
-    source = _read_yaml(folder, name)
+    return _assemble(name, prompt, editor, _read_yaml(name, _read_text(folder, name, PARAMETERS)))
+
+
+def make_from_request(
+    name: str,
+    prompt: Graph,
+    editor: dict[str, Any] | None,
+    parameters: str | dict[str, Any],
+    *,
+    title: str = "",
+    description: str = "",
+) -> Workflow:
+    """A workflow that does not come from files; `parameters` is the text of a parameter file, or what stands in one
+    under `parameters`.
+
+    Raises:
+        WorkflowError: the first thing that is wrong with it; the file is the one that it would be in.
+    """
+    check_name(name)
+    _check(name, prompt)
+    if isinstance(parameters, str):
+        source = _read_yaml(name, parameters)
+    else:
+        source = _Yaml(data={"parameters": parameters}, lines={})
+    return _assemble(name, prompt, editor, source, title=title, description=description)
+
+
+def check_name(name: str) -> None:
+    """Raises WorkflowError when no workflow can have this name."""
+    if not WORKFLOW_NAME.fullmatch(name):
+        message = "a workflow's name has 1 to 64 letters, digits, - and _, begins with a letter or digit"
+        raise WorkflowError(message + ", and does not end in -api", workflow=name)
+
+
+def _assemble(
+    name: str,
+    prompt: Graph,
+    editor: dict[str, Any] | None,
+    source: _Yaml,
+    *,
+    title: str = "",
+    description: str = "",
+) -> Workflow:
     entries = _convert(name, source, _File, source.data)
     parameters = tuple(_parameters(name, source, entries.parameters or {}))
     try:
         return make_workflow(
             name=name,
-            title=entries.title or name,
-            description=entries.description,
+            title=title or entries.title or name,
+            description=description or entries.description,
             prompt=prompt,
             editor=editor,
             parameters=tuple(sorted(parameters, key=lambda parameter: parameter.order)),
@@ -150,6 +193,9 @@ def _check(name: str, prompt: Graph) -> None:
 def _read_text(folder: Path, name: str, suffix: str) -> str:
     file = name + suffix
     try:
+        if (size := (folder / file).stat().st_size) > LARGEST_FILE:
+            message = f"has {size} bytes; the limit is {LARGEST_FILE}"
+            raise WorkflowError(message, workflow=name, file=file)
         return (folder / file).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise WorkflowError("the file is missing", workflow=name, file=file) from error
@@ -198,12 +244,15 @@ def _read_editor(folder: Path, name: str) -> dict[str, Any] | None:
     return editor
 
 
-def _read_yaml(folder: Path, name: str) -> _Yaml:
+def _read_yaml(name: str, text: str) -> _Yaml:
     file = name + PARAMETERS
-    text = _read_text(folder, name, PARAMETERS)
+    if len(text) > LARGEST_YAML:
+        message = f"has {len(text)} characters; the limit is {LARGEST_YAML}"
+        raise WorkflowError(message, workflow=name, file=file)
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        _check_size(name, root)
         lines = dict(_lines(name, root, ()))
         return _Yaml(data={} if root is None else loader.construct_document(root), lines=lines)
     except yaml.MarkedYAMLError as error:
@@ -213,6 +262,21 @@ def _read_yaml(folder: Path, name: str) -> _Yaml:
         raise WorkflowError(message, workflow=name, file=file, line=line) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise WorkflowError(f"is not YAML: {type(error).__name__}", workflow=name, file=file) from error
+
+
+def _check_size(name: str, root: yaml.Node | None) -> None:
+    """Aliases of aliases make a short text a tree without end: what they stand for counts each time."""
+    waiting, seen = [root], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if seen + len(waiting) > MOST_YAML:
+            message = f"holds more than {MOST_YAML} values, those that aliases stand for counted each time"
+            raise WorkflowError(message, workflow=name, file=name + PARAMETERS)
 
 
 def _lines(name: str, node: yaml.Node | None, path: _Path) -> Iterator[tuple[_Path, int]]:
