@@ -118,8 +118,7 @@ def _inputs(node: Node, names: "_Names", resolver: Resolver) -> dict[str, Any]:
         value = widget.sent
         if widget.spec.name == "filename_prefix" and node.class_type in _SAVERS and isinstance(value, str):
             value = with_values(value, names.look_up)
-        if value is not NOTHING:
-            inputs[widget.spec.name] = _boxed(value)
+        inputs[widget.spec.name] = _boxed(value)
     for slot, saved in enumerate(node.inputs):
         if saved.link is None:
             continue
@@ -130,7 +129,9 @@ def _inputs(node: Node, names: "_Names", resolver: Resolver) -> dict[str, Any]:
 
 
 def _boxed(value: Any) -> Any:
-    """A list would be read as a link."""
+    """A list would be read as a link; what was never set is null."""
+    if value is NOTHING:
+        return None
     return {"__value__": value} if isinstance(value, list) else value
 
 

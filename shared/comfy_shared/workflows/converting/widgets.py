@@ -15,7 +15,7 @@ import msgspec
 
 from comfy_shared.workflows.converting.texts import plain_text, without_choices
 
-NOTHING = msgspec.UNSET  # JavaScript's undefined: such an input is left out of the prompt
+NOTHING = msgspec.UNSET  # JavaScript's undefined: a combo without choices that was never set
 LEAST, MOST = 1e-9, 1e12  # steps and values beyond are not rounded
 _ANNOTATED = re.compile(r"\[(input|output|temp)\]", re.IGNORECASE)
 
@@ -94,12 +94,13 @@ class Widget:
 
 def _annotated(item: Any, folder: object) -> str:
     """A file's path with the folder it is in, unless that is the input folder."""
+    note = "" if folder == "input" else f" [{plain_text(folder)}]"
     if isinstance(item, dict):
         subfolder, name, place = (plain_text(item.get(key)) for key in ("subfolder", "filename", "type"))
         path = f"{subfolder}/{name}" if subfolder else name
-        return f"{path} [{place}]" if place and place != "input" else path
-    path = plain_text(item)
-    return path if folder == "input" or _ANNOTATED.search(path) else f"{path} [{plain_text(folder)}]"
+        return path + note if place and not _ANNOTATED.search(place) else path
+    path = item if isinstance(item, str) else ""
+    return path if _ANNOTATED.search(path) else path + note
 
 
 def rounded(spec: WidgetSpec, value: Any) -> Any:
