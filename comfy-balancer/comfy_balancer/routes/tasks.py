@@ -122,6 +122,11 @@ async def submit(
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
+    return await answered(here, who, accepted, wait)
+
+
+async def answered(here: Resources, who: Caller, accepted: Accepted, wait: float | None) -> Response:
+    """The answer to a submit: the task, or the batch that its lists made; finished, if that comes within `wait` s."""
     if accepted.batch:
         return await _batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
@@ -138,7 +143,7 @@ async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: 
         batch = await here.batches.wait(batch, wait)
         tasks = tuple(await here.batches.tasks(batch))
     status = 200 if wait is not None and batch.ended else 202
-    headers = {"Location": views.batch_url(batch.id)} | headers_of(accepted)
+    headers = headers_of(accepted) | {"Location": views.batch_url(batch.id)}
     return Json(views.batch_view(batch, tasks), status, headers=headers)
 
 
