@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := shared comfy-balancer comfy-service
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock lint types test demo up down bench
+.PHONY: help install lock lint types test faults soak demo up down bench
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ types: install ## mypy --strict
 
 test: install ## All tests; COMFYUI_URL=http://host:8188 adds the real ComfyUI to the contract suite
 	@$(BIN)/pytest
+
+faults: install ## Every fault, long forms too, and their table (40 min); COMFYUI_COMMAND='… {port}' adds real ComfyUIs
+	@$(BIN)/python -m test.faults
+
+soak: install ## The queue model with 20,000 examples, then 30 min of load and faults (COMFY_SOAK_MINUTES)
+	@COMFY_SOAK_EXAMPLES=$${COMFY_SOAK_EXAMPLES:-20000} $(BIN)/pytest test/model --timeout 0
+	@COMFY_SOAK_MINUTES=$${COMFY_SOAK_MINUTES:-30} $(BIN)/python -m test.faults -k f26
 
 demo: install ## One picture, end to end, with progress; COMFYUI_URLS=http://a:8188,http://b:8188 for real ones
 	@$(BIN)/python -m test.demo

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from comfy_balancer.schemas import BatchRequest, TaskRequest
+from comfy_balancer.batch_schemas import BatchRequest
+from comfy_balancer.schemas import TaskRequest
 from comfy_shared.errors import InvalidTask
 from comfy_shared.http.problems import MalformedBody, invalid
 from comfy_shared.needs import nearest

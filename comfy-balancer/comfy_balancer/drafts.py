@@ -7,7 +7,7 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +24,8 @@ from comfy_balancer.checks import (
     takes_upload,
 )
 from comfy_balancer.eligibility import Member, check_needs
+from comfy_balancer.linked_names import check_linked_names
+from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.uploads import Kind
@@ -31,6 +33,7 @@ from comfy_balancer.validation import check_complete, placed
 from comfy_shared.errors import FieldProblem, InvalidTask
 from comfy_shared.models import Needs, Prompt
 from comfy_shared.needs import Offer, needs_of
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.workflows import ParameterError, ParameterType, Rendered, Workflow, render
 
 LABEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -41,8 +44,16 @@ KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.VIDEO: frozenset({Kind.VIDEO}),
     ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
 }
-ANY_KIND = frozenset(Kind)
-NEEDS_FILE = "must be the sha256 of an upload, or come as a file part of the form"
+ANY_KIND = frozenset(Kind) - {Kind.OTHER}
+NEEDS_FILE = "must be the sha256 of an upload, task:ID/NAME, a data URL, an http(s) URL, or a file part of the form"
+
+
+class DoorRequest(TaskRequest, frozen=True, kw_only=True):
+    """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes."""
+
+    # node → input → sha256: takes that file, whatever the object info says
+    files: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    notes: dict[str, Any] = msgspec.field(default_factory=dict)  # what the door wants back with the task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +86,7 @@ class Surroundings:
 
     settings: BalancerSettings
     offers: Sequence[Offer]
+    nodes: NodePolicy  # of the caller's role
     workflows: Mapping[str, Workflow]
     nearest: Mapping[str, list[str]] = field(default_factory=dict)  # of names that are no workflow
     releases: Mapping[str, Release] = field(default_factory=dict)  # which versions of the workflows run
@@ -82,12 +94,19 @@ class Surroundings:
     hold: bool = False  # a task that no agent can run is to wait for one
 
 
+def draw_seed() -> int:
+    return secrets.randbits(53)
+
+
 def draft(
     request: TaskRequest,
     around: Surroundings,
     parts: Mapping[str, str] = {},
+    draw_seed: Callable[[], int] = draw_seed,
+    chance: int | None = None,
 ) -> Draft:
-    """The checked draft of one task. `parts` are the form's files: part name → sha256.
+    """The checked draft of one task. `parts` are the form's files: part name → sha256; `chance` (0 to 99) decides
+    about the canary instead of a draw.
 
     Raises:
         InvalidTask: all that does not fit, as far as it can be told at once.
@@ -98,23 +117,30 @@ def draft(
     if problems:
         raise InvalidTask(tuple(problems))
     if request.workflow is not None:
-        return _from_release(request, request.workflow, around, parts)
+        return _from_release(request, request.workflow, around, parts, draw_seed, chance)
     try:
         return _from_prompt(request, around, parts)
     except InvalidTask as error:
         raise placed(error, None, request.prompt or {}) from None
 
 
-def _from_release(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+def _from_release(
+    request: TaskRequest,
+    name: str,
+    around: Surroundings,
+    parts: Mapping[str, str],
+    draw_seed: Callable[[], int],
+    chance: int | None,
+) -> Draft:
     """By the canary when it is drawn and the request fits it too, else by the active version."""
     release = around.releases.get(name)
-    if release and release.canary and secrets.randbelow(100) < release.share:
+    if release and release.canary and (secrets.randbelow(100) if chance is None else chance) < release.share:
         trial = replace(around, workflows={**around.workflows, name: release.canary})
         with suppress(InvalidTask):
-            return replace(_from_workflow(request, name, trial, parts), version=release.canary_number)
+            return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
     workflow = around.workflows.get(name)
     try:
-        one = _from_workflow(request, name, around, parts)
+        one = _from_workflow(request, name, around, parts, draw_seed)
     except InvalidTask as error:
         raise placed(error, workflow, workflow.prompt if workflow else {}) from None
     return replace(one, version=release.number if release else 0)
@@ -126,7 +152,22 @@ def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[Fiel
         message = f"must be at most {settings.longest_timeout:g}"
         limits = {"maximum": settings.longest_timeout}
         problems.append(FieldProblem(field="timeout", message=message, limits=limits))
-    return problems + _check_labels("labels", request.labels) + _check_labels("require", request.require)
+    return (
+        problems
+        + _check_output(request.output)
+        + _check_labels("labels", request.labels)
+        + _check_labels("require", request.require)
+    )
+
+
+def _check_output(options: OutputOptions | None) -> list[FieldProblem]:
+    if options is None or options.quality is None:
+        return []
+    if options.format is None:
+        return [FieldProblem(field="output.quality", message="needs a format: jpeg, webp or avif")]
+    if options.format is PictureFormat.PNG:
+        return [FieldProblem(field="output.quality", message="does not apply to png, which loses nothing")]
+    return []
 
 
 def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
@@ -140,22 +181,18 @@ def _check_labels(group: str, labels: Mapping[str, str]) -> list[FieldProblem]:
     return problems
 
 
-def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str]) -> Draft:
+def _from_workflow(
+    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+) -> Draft:
     workflow = around.workflows.get(name)
     if workflow is None:
         near = list(around.nearest.get(name, []))
         message = f"there is no workflow {name[:64]!r}"
         raise InvalidTask((FieldProblem(field="workflow", message=message, nearest=near),))
-    by_name = {parameter.name: parameter for parameter in workflow.parameters}
-    for part in parts:
-        if part not in by_name or not by_name[part].type.is_file:
-            files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
-            message = f"no parameter of {name} takes a file of this name"
-            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
-        if part in request.parameters:
-            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
+    types = {parameter.name: parameter.type for parameter in workflow.parameters}
+    _check_parts(request, workflow, parts)
     try:
-        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=lambda: secrets.randbits(53))
+        rendered = render(workflow, {**request.parameters, **parts}, draw_seed=draw_seed)
     except ParameterError as error:
         raise InvalidTask(tuple(_parameter_problem(problem) for problem in error.problems)) from None
     slots = tuple(
@@ -164,7 +201,7 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
             input=file.input_name,
             sha256=file.value,
             field=f"parameters.{file.parameter}",
-            kinds=KINDS[by_name[file.parameter].type],
+            kinds=KINDS[types[file.parameter]],
         )
         for file in rendered.inputs
     )
@@ -184,6 +221,16 @@ def _from_workflow(request: TaskRequest, name: str, around: Surroundings, parts:
         workflow=workflow,
         slots=slots,
     )
+
+
+def _check_parts(request: TaskRequest, workflow: Workflow, parts: Mapping[str, str]) -> None:
+    files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
+    for part in parts:
+        if part not in files:
+            message = f"no parameter of {workflow.name} takes a file of this name"
+            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
+        if part in request.parameters:
+            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
 
 
 def _parameter_problem(problem: Any) -> FieldProblem:
@@ -228,23 +275,28 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     problems = check_structure(request.prompt, node_limit=around.settings.node_limit)
     if problems:
         raise InvalidTask(tuple(problems))
+    if problems := around.nodes.check(request.prompt or {}, around.offers, hold=around.hold):
+        raise InvalidTask(tuple(problems))
     prompt: Prompt = {
         node_id: {**node, "inputs": {**node["inputs"]}} for node_id, node in (request.prompt or {}).items()
     }
     for part, sha256 in parts.items():
         node_id, name = _slot_of(part, prompt, around.offers)
         prompt[node_id]["inputs"][name] = sha256
-    problems = check_paths(prompt, around.offers)
+    placed = _placed(request)
+    # What a file of ours stands for on the instance is not known yet: no list of its has it.
+    checked = _without(prompt, {(slot.node, slot.input) for slot in placed})
+    problems = check_paths(checked, around.offers) + check_linked_names(checked, around.offers)
+    slots, without_file = _upload_slots(checked, around.offers)
     told = {problem.field for problem in problems}
-    slots = []
-    for node_id, name, value in file_inputs(prompt, around.offers):
-        here = f"prompt.{node_id}.inputs.{name}"
-        if isinstance(value, str) and SHA256.fullmatch(value):
-            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
-        elif here not in told:
-            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
-    needs = needs_of(prompt, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_runs(prompt, needs, around)
+    problems += [problem for problem in without_file if problem.field not in told]
+    needs = needs_of(checked, around.offers, request.require)
+    problems = (
+        problems
+        or check_outputs(prompt, around.offers)
+        or check_needs(checked, needs, around.offers, around.members, hold=around.hold)
+        or check_complete(prompt, needs, around.offers)
+    )
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(
@@ -253,8 +305,44 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         needs=needs,
         parameters={},
         workflow=None,
-        slots=tuple(slots),
+        slots=(*placed, *slots),
     )
+
+
+def _upload_slots(prompt: Prompt, offers: Sequence[Offer]) -> tuple[list[Slot], list[FieldProblem]]:
+    """The slots that the object info tells, and the inputs among them that name no file of ours."""
+    slots, problems = [], []
+    for node_id, name, value in file_inputs(prompt, offers):
+        here = f"prompt.{node_id}.inputs.{name}"
+        if isinstance(value, str) and SHA256.fullmatch(value):
+            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
+        else:
+            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
+    return slots, problems
+
+
+def _placed(request: TaskRequest) -> list[Slot]:
+    """The slots that a door names itself."""
+    files = request.files if isinstance(request, DoorRequest) else {}
+    return [
+        Slot(node=node_id, input=name, sha256=sha256, field=f"prompt.{node_id}.inputs.{name}", kinds=ANY_KIND)
+        for node_id, inputs in files.items()
+        for name, sha256 in inputs.items()
+    ]
+
+
+def _without(prompt: Prompt, left_out: Set[tuple[str, str]]) -> Prompt:
+    """The prompt without some of its inputs."""
+    changed = {
+        node_id: {
+            **prompt[node_id],
+            "inputs": {
+                name: value for name, value in prompt[node_id]["inputs"].items() if (node_id, name) not in left_out
+            },
+        }
+        for node_id, _ in left_out
+    }
+    return {**prompt, **changed} if changed else prompt
 
 
 def _slot_of(part: str, prompt: Prompt, offers: Sequence[Offer]) -> tuple[str, str]:

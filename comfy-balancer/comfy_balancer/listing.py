@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
     "workflow_digest", "workflow_version", "parameters", "labels", "agent", "started_at", "finished_at", "progress",
-    "outputs", "error", "events",
+    "outputs", "error", "events", "batch", "hidden", "notes",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 OPEN = "open"  # the index of what is pending or running
@@ -37,9 +37,11 @@ class Query:
     """What to list."""
 
     status: Status | None = None
+    statuses: frozenset[Status] = frozenset(Status)  # any of them
     workflow: str | None = None
     owner: str | None = None
     visible_to: Caller | None = None  # only what this caller may see; None: everything
+    batch: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     after: int | None = None  # ms; created at or after
     before: int | None = None  # ms; created before
@@ -116,6 +118,8 @@ class TaskLister:
             indexes.append(keys.index("owner", query.owner))
         if query.workflow:
             indexes.append(keys.index("workflow", query.workflow))
+        if query.batch:
+            indexes.append(keys.index("batch", query.batch))
         indexes += [keys.index("label", f"{name}={value}") for name, value in query.labels.items()]
         if len(indexes) == 1:
             return indexes[0]
@@ -164,7 +168,9 @@ def _read(task_id: str, values: object, rank: object) -> Task | None:
 def _fits(task: Task, query: Query) -> bool:
     return (
         (query.status is None or task.status is query.status)
+        and task.status in query.statuses
         and (query.workflow is None or task.workflow == query.workflow)
         and (query.owner is None or task.owner == query.owner)
+        and (query.batch is None or task.batch == query.batch)
         and all(task.labels.get(name) == value for name, value in query.labels.items())
     )

@@ -11,10 +11,10 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from comfy_balancer import schemas, workflow_schemas
+from comfy_balancer import batch_schemas, schemas, workflow_schemas
 from comfy_shared.http.problems import MEDIA_TYPE, FieldError, Problem
 
-SCHEMAS = (schemas, workflow_schemas)
+SCHEMAS = (schemas, workflow_schemas, batch_schemas)  # modules whose Structs are described
 REF = "#/components/schemas/{name}"
 DESCRIPTION = """
 One queue in front of many ComfyUIs. Submit a task by a workflow's name and its parameters, or a raw prompt; follow it
@@ -23,12 +23,19 @@ by server-sent events or a websocket; load its outputs.
 Every refusal is a problem document (RFC 9457) that names the field at fault. Writes take `application/json`, and
 where files are taken `multipart/form-data`.
 """
+SECURITY: dict[str, dict[str, str]] = {
+    "basic": {"type": "http", "scheme": "basic", "description": "The log-in; or any name, with an API key."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 TAGS = [
     {"name": "Tasks", "description": "Submit, find, cancel and retry tasks; follow them; load what they made."},
+    {"name": "Batches", "description": "Tasks that were submitted together: a sweep, or a list."},
     {"name": "Inputs", "description": "Files for later tasks, addressed by their content."},
     {"name": "Run a workflow", "description": "Each published workflow as a call of its own."},
     {"name": "Workflows", "description": "Named templates, their parameters and versions."},
     {"name": "Agents", "description": "Who renders: one agent for each ComfyUI."},
+    {"name": "Log-in", "description": "For clients that cannot send a header."},
     {"name": "Health", "description": "For load balancers; without a log-in."},
 ]
 
@@ -44,6 +51,14 @@ def answer(
     if example is not None:
         content["example"] = example
     return {status: {"description": description, "content": {"application/json": content}}}
+
+
+def either(
+    status: int, one: type[msgspec.Struct], other: type[msgspec.Struct], description: str
+) -> dict[int | str, dict[str, Any]]:
+    """The entry of `responses` for one status whose answer is of one of two kinds."""
+    kinds = [{"$ref": REF.format(name=type_.__name__)} for type_ in (one, other)]
+    return {status: {"description": description, "content": {"application/json": {"schema": {"anyOf": kinds}}}}}
 
 
 def body(
@@ -87,8 +102,8 @@ def build(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         known.pop(name, None)
     known.update(components)
-    document["components"]["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
-    document["security"] = [{"basic": []}]
+    document["components"]["securitySchemes"] = SECURITY
+    document["security"] = [{name: []} for name in SECURITY]
     problem = {
         "description": "Refused: a problem document.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}},

@@ -4,11 +4,12 @@ Requests are decoded straight from the body's bytes by `msgspec` (unknown fields
 it; the OpenAPI document is made from the same Structs.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from comfy_shared.models import EventType, Policy, Status
+from comfy_shared.output_options import OutputOptions
 
 Text = dict[str, str]
 Time = Annotated[str, Meta(description="ISO 8601, UTC, with milliseconds.", examples=["2026-11-23T07:31:00.123Z"])]
@@ -33,10 +34,20 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     parameters: Annotated[
         dict[str, Any],
         Meta(
-            description="Values of the workflow's parameters; a file is the sha256 of an upload.",
+            description="Values of the workflow's parameters. A list makes a sweep: a batch of tasks, one for each "
+            "value. A file is the sha256 of an upload, `task:ID/NAME` (an output of a completed task), a data URL or "
+            "an http(s) URL.",
             examples=[{"width": 256}],
         ),
     ] = {}
+    sweep: Annotated[
+        Literal["product", "zip"],
+        Meta(
+            description="How lists in `parameters` are combined: every value with every other, or the first of each, "
+            "the second of each … An open seed is drawn once for the sweep; write -1 in a list to have each drawn.",
+            examples=["product"],
+        ),
+    ] = "product"
     prompt: (
         Annotated[dict[str, Any], Meta(description="A ComfyUI graph in API format.", examples=[SMOKE_PROMPT])] | None
     ) = None
@@ -67,15 +78,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "join the one that waits or runs, or get the stored result at once.",
         ),
     ] = False
-
-
-class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks that are accepted all together or not at all."""
-
-    tasks: Annotated[
-        list[TaskRequest],
-        Meta(min_length=1, description="1 to 1,000 tasks.", examples=[[SMOKE_TASK, SMOKE_TASK]]),
-    ]
+    output: OutputOptions | None = None
 
 
 class Links(Struct, frozen=True, kw_only=True):
@@ -113,6 +116,10 @@ class OutputView(Struct, frozen=True, kw_only=True):
     size: Annotated[int, Meta(description="Bytes.", examples=[1048])]
     sha256: Annotated[str, Meta(description="Of its bytes, hex.")]
     temporary: Annotated[bool, Meta(description="A preview that ComfyUI would have deleted.")]
+    original: (
+        Annotated[str, Meta(description="The output that this one was converted from; null: it is one itself.")] | None
+    )
+    problem: Annotated[str, Meta(description="Why it could not be converted as wished; null: nothing.")] | None
     url: Annotated[
         str, Meta(description="Where to load it.", examples=[f"/api/v1/tasks/{TASK_ID}/outputs/smoke_00001_.png"])
     ]
@@ -145,6 +152,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     parameters: Annotated[
         dict[str, Any], Meta(description="Effective values, a drawn seed included; lists of tasks leave long ones out.")
     ]
+    batch: Annotated[str, Meta(description="The batch that it came with; null: none.")] | None
     labels: Annotated[Text, Meta(description="As submitted.", examples=[{"project": "demo"}])]
     priority: Annotated[int, Meta(description="9 goes first, 0 last.", examples=[5])]
     timeout: Annotated[float, Meta(description="Seconds that an attempt may run.", examples=[3600])]
@@ -172,12 +180,6 @@ class TaskView(Struct, frozen=True, kw_only=True):
         dict[str, str], Meta(description="When each status began.", examples=[{"pending": "2026-11-23T07:31:00.123Z"}])
     ]
     links: Links
-
-
-class BatchView(Struct, frozen=True, kw_only=True):
-    """The accepted tasks, in the order of the call."""
-
-    tasks: Annotated[list[TaskView], Meta(description="One for each task of the call.")]
 
 
 class TaskList(Struct, frozen=True, kw_only=True):
@@ -330,6 +332,13 @@ class PolicyView(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             examples=["lane"],
         ),
     ]
+
+
+class TicketView(Struct, frozen=True, kw_only=True):
+    """Stands for your log-in once, as `?ticket=` of a GET or a websocket."""
+
+    ticket: Annotated[str, Meta(description="To put into the query; good for one use.")]
+    expires: Time
 
 
 class Health(Struct, frozen=True, kw_only=True):

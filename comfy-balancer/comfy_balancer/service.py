@@ -8,27 +8,33 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
-from ulid import ULID
 
+from comfy_balancer.accepted import as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
-from comfy_balancer.drafts import Draft, Surroundings, draft
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.node_policy import NodePolicy
+from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
-from comfy_balancer.uploads import Inputs, StoredInput, Upload
-from comfy_shared.callers import Caller
+from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
+from comfy_balancer.uploads import Upload
+from comfy_shared.batches import Batch, NewBatch
+from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Task, decode
 from comfy_shared.needs import lane_of, needs_of
+from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
 from comfy_shared.store import border
 
@@ -48,6 +54,26 @@ class Accepted:
 
     tasks: tuple[Task, ...]  # in the order of the call
     replayed: bool  # an earlier call with the same key had been accepted
+    batch: str = ""  # id of the batch that they are; empty: one task alone
+    fresh: Batch | None = None  # that batch as it was accepted; None when it was before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Tasks that can be accepted."""
+
+    drafts: Sequence[Draft]
+    uploads: Sequence[Upload]  # not stored yet
+    files: Found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What another door than REST decides about a task itself."""
+
+    task_id: str = ""  # empty: made here
+    extra: Extra | None = None
+    front: bool = False  # before the caller's own that wait in the same lane
 
 
 class TaskService:
@@ -59,15 +85,20 @@ class TaskService:
         hub: EventHub,
         catalog: Catalog,
         fleet: Fleet,
-        inputs: Inputs,
+        references: References,
         settings: BalancerSettings,
     ) -> None:
         self.queue = queue
         self._hub = hub
         self._catalog = catalog
         self._fleet = fleet
-        self._inputs = inputs
+        self._references = references
+        self._inputs = references.inputs
         self._settings = settings
+        self._nodes = {
+            Role.ADMIN: NodePolicy(Role.ADMIN, settings.nodes_allowed_admin, settings.nodes_denied_admin),
+            Role.USER: NodePolicy(Role.USER, settings.nodes_allowed_user, settings.nodes_denied_user),
+        }
 
     async def submit(
         self,
@@ -77,28 +108,28 @@ class TaskService:
         key: str | None = None,
         uploads: Sequence[Upload] = (),
         hold: bool = False,
+        given: Given | None = None,
     ) -> Accepted:
-        """Accepts one task, or raises what is wrong with it (`Refused`).
+        """Accepts one task, or, when parameters are lists, a batch; or raises what is wrong with it (`Refused`).
 
-        With `hold` that no agent can run it is nothing wrong: it waits for one.
+        With `hold` that no agent can run it is nothing wrong: it waits for one. With `given` an id that is taken
+        already, by whomever, is answered with the task that has it.
         """
-        return await self._submit([request], who, key, uploads, batch=False, hold=hold)
+        return await self._submit([request], who, key, uploads, batch=False, hold=hold, given=given)
 
     async def submit_batch(
         self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
     ) -> Accepted:
-        """Accepts all tasks or none; a problem's field begins with `tasks.INDEX`."""
-        if len(requests) > self._settings.batch_limit:
-            limits = {"maximum": self._settings.batch_limit}
-            raise invalid("tasks", f"a batch has at most {self._settings.batch_limit} tasks", limits=limits)
+        """Accepts all tasks as one batch, or none; a problem's field begins with `tasks.INDEX`."""
         return await self._submit(requests, who, key, (), batch=True, hold=hold)
 
-    async def check(self, request: TaskRequest) -> CheckView:
+    async def check(self, request: TaskRequest, who: Caller) -> CheckView:
         """What a submit would say; stores nothing. Raises what is wrong with the task."""
-        (one,) = await self._drafts([request], (), batch=False, hold=False)
-        await self._find_files([one], (), batch=False)
-        able = [member.agent.record.id for member in await self._fleet.now() if not hindrances(member, one.needs)]
-        return CheckView(ok=True, agents=able, lane=lane_of(one.needs))
+        points = expand([request], limit=self._settings.batch_limit, batch=False).points
+        async with self._prepared(points, who, (), hold=False) as ready:
+            needs = ready.drafts[0].needs
+        able = [member.agent.record.id for member in await self._fleet.now() if not hindrances(member, needs)]
+        return CheckView(ok=True, agents=able, lane=lane_of(needs))
 
     async def _submit(
         self,
@@ -109,19 +140,22 @@ class TaskService:
         *,
         batch: bool,
         hold: bool,
+        given: Given | None = None,
     ) -> Accepted:
         _check_priorities(requests, who, batch=batch)
         if key is not None and not KEY.fullmatch(key):
             raise invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-        drafts = await self._drafts(requests, uploads, batch=batch, hold=hold)
-        files = await self._find_files(drafts, uploads, batch=batch)
-        await self._inputs.put(uploads)
-        tasks = [self._new_task(one, who.owner, files) for one in drafts]
+        expanded = expand(requests, limit=self._settings.batch_limit, batch=batch)
+        async with self._prepared(expanded.points, who, uploads, hold=hold) as ready:
+            await self._inputs.put(ready.uploads)
+            tasks = self._new_tasks(ready, who.owner, given or Given())
+        together = new_batch(expanded, tasks) if batch or expanded.axes else None
         idempotency = None
         if key is not None:
             idempotency = Idempotency(owner=who.owner, key=key, fingerprint=_fingerprint(requests, uploads))
         submitted = await self.queue.submit(
             tasks,
+            batch=together,
             queue_limit=self._settings.queue_limit,
             owner_limit=self._settings.owner_queued_limit,
             idempotency=idempotency,
@@ -129,43 +163,69 @@ class TaskService:
         )
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
-            return Accepted(tasks=found, replayed=idempotency is not None)
+            replayed = idempotency is not None or given is not None
+            return Accepted(tasks=found, replayed=replayed, batch=found[0].batch)
+        return await self._fresh(tasks, submitted, together)
+
+    async def _fresh(self, tasks: Sequence[NewTask], submitted: Submitted, together: NewBatch | None) -> Accepted:
+        """The answer to a submit that was accepted just now."""
+        batch_id = together.id if together else ""
         for task in tasks:
             log.info(
                 "Task accepted",
                 action="task.accepted",
                 task_id=task.id,
-                owner=who.owner,
+                owner=task.owner,
                 workflow=task.workflow or None,
                 lane=task.lane,
+                batch=batch_id or None,
             )
         if any(task.reuse for task in tasks):  # it may have joined another, or be completed already
-            return Accepted(tasks=tuple([await self.queue.get(task.id) for task in tasks]), replayed=False)
-        return Accepted(tasks=_as_tasks(tasks, submitted), replayed=False)
+            told = tuple([await self.queue.get(task.id) for task in tasks])
+        else:
+            told = as_tasks(tasks, submitted, batch_id)
+        fresh = together.accepted(told) if together else None
+        return Accepted(tasks=told, replayed=False, batch=batch_id, fresh=fresh)
 
-    async def _drafts(
-        self, requests: Sequence[TaskRequest], uploads: Sequence[Upload], *, batch: bool, hold: bool
-    ) -> list[Draft]:
-        around = await self._surroundings(requests, hold=hold)
+    @asynccontextmanager
+    async def _prepared(
+        self, points: Sequence[Point], who: Caller, uploads: Sequence[Upload], *, hold: bool
+    ) -> AsyncIterator[Ready]:
+        """The checked drafts, with the files that they name; what references brought is gone after the block."""
+        around = await self._surroundings([point.request for point in points], who, hold=hold)
         parts = {upload.field: upload.sha256 for upload in uploads}
+        wanted = {
+            reference: point.field_of(place) for point in points for place, reference in references_of(point, around)
+        }
+        if wanted:
+            hollow = [with_files(point, around, stand_ins(wanted)) for point in points]
+            weigh(hollow, limit=self._settings.json_limit)
+            await self._drafts(hollow, around, parts)
+        async with self._references.brought(wanted, who) as brought:
+            whole = [with_files(point, around, brought.sha256s) for point in points] if wanted else points
+            weigh(whole, limit=self._settings.json_limit)
+            drafts = await self._drafts(whole, around, parts)
+            every = (*uploads, *brought.uploads)
+            yield Ready(drafts=drafts, uploads=every, files=await self._references.files(drafts, points, every))
 
+    async def _drafts(self, points: Sequence[Point], around: Surroundings, parts: Mapping[str, str]) -> list[Draft]:
         def work() -> list[Draft]:
             drafts: list[Draft] = []
             problems: list[FieldProblem] = []
-            for index, request in enumerate(requests):
+            for point in points:
                 try:
-                    drafts.append(draft(request, around, parts))
+                    drafts.append(draft(point.request, around, parts, point.draw_seed, point.chance))
                 except InvalidTask as error:
-                    problems += _prefixed(error.problems, index) if batch else error.problems
+                    problems += point.told(error.problems)
                 if len(problems) >= 50:
                     break
             if problems:
-                raise InvalidTask(tuple(problems))
+                raise InvalidTask(distinct(problems))
             return drafts
 
-        return await _beside(work, heavy=_heavy(requests))
+        return await _beside(work, heavy=_heavy([point.request for point in points]))
 
-    async def _surroundings(self, requests: Sequence[TaskRequest], *, hold: bool) -> Surroundings:
+    async def _surroundings(self, requests: Sequence[TaskRequest], who: Caller, *, hold: bool) -> Surroundings:
         releases: dict[str, Release] = {}
         nearest: dict[str, list[str]] = {}
         for name in {request.workflow for request in requests if request.workflow is not None}:
@@ -177,6 +237,7 @@ class TaskService:
         return Surroundings(
             settings=self._settings,
             offers=different(members),
+            nodes=self._nodes[who.role],
             workflows={name: release.workflow for name, release in releases.items()},
             releases=releases,
             nearest=nearest,
@@ -184,43 +245,14 @@ class TaskService:
             hold=hold,
         )
 
-    async def _find_files(
-        self,
-        drafts: Sequence[Draft],
-        uploads: Sequence[Upload],
-        *,
-        batch: bool,
-    ) -> Mapping[str, StoredInput]:
-        """The files that the drafts name, by hash: of this call, or stored before."""
-        files: dict[str, StoredInput | None] = {
-            upload.sha256: StoredInput(
-                sha256=upload.sha256, size=upload.size, kind=upload.kind, extension=upload.extension
-            )
-            for upload in uploads
-        }
-        problems: list[FieldProblem] = []
-        for index, one in enumerate(drafts):
-            for slot in one.slots:
-                if slot.sha256 not in files:
-                    files[slot.sha256] = await self._inputs.find(slot.sha256)
-                file = files[slot.sha256]
-                message = None
-                if file is None:
-                    message = "there is no stored file with this sha256"
-                elif file.kind not in slot.kinds:
-                    message = f"must be a {' or '.join(sorted(slot.kinds))} file, not {file.kind.value}"
-                if message:
-                    workflow = one.workflow.name if one.workflow else ""
-                    found = (FieldProblem(field=slot.field, message=message, workflow=workflow, node=slot.node),)
-                    problems += _prefixed(found, index) if batch else found
-        if problems:
-            raise InvalidTask(tuple(problems))
-        return {sha256: file for sha256, file in files.items() if file is not None}
+    def _new_tasks(self, ready: Ready, owner: str, given: Given) -> list[NewTask]:
+        ids = [given.task_id] if given.task_id else new_ids(len(ready.drafts))
+        return [self._new_task(one, owner, ready.files, id_, given) for one, id_ in zip(ready.drafts, ids, strict=True)]
 
-    def _new_task(self, one: Draft, owner: str, files: Mapping[str, StoredInput]) -> NewTask:
+    def _new_task(self, one: Draft, owner: str, files: Found, task_id: str, given: Given) -> NewTask:
         request = one.request
         return NewTask(
-            id=str(ULID()).lower(),
+            id=task_id,
             owner=owner,
             prompt=one.prompt,
             needs=one.needs,
@@ -243,7 +275,11 @@ class TaskService:
             ),
             timeout=request.timeout or self._settings.default_timeout,
             max_attempts=request.max_attempts,
-            reuse=_result_of(one.prompt) if request.reuse else "",
+            reuse=_result_of(one.prompt, request.output) if request.reuse else "",
+            output_options=request.output,
+            extra=given.extra,
+            front=given.front,
+            notes=request.notes if isinstance(request, DoorRequest) else {},
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:
@@ -338,41 +374,12 @@ async def _beside(work: Callable[[], T], *, heavy: bool) -> T:
     return await asyncio.to_thread(work) if heavy else work()
 
 
-def _prefixed(problems: Sequence[FieldProblem], index: int) -> list[FieldProblem]:
-    return [msgspec.structs.replace(problem, field=f"tasks.{index}.{problem.field}") for problem in problems]
-
-
 def _fingerprint(requests: Sequence[TaskRequest], uploads: Sequence[Upload]) -> str:
     files = sorted((upload.field, upload.sha256) for upload in uploads)
     return hashlib.sha256(msgspec.json.encode([requests, files], order="sorted")).hexdigest()
 
 
-def _result_of(prompt: bytes) -> str:
-    """What the result depends on: the graph, with its input files by their content."""
-    return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(prompt), order="sorted")).hexdigest()
-
-
-def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted) -> tuple[Task, ...]:
-    """What was just written, without reading it."""
-    return tuple(
-        Task(
-            id=task.id,
-            owner=task.owner,
-            status=Status.PENDING,
-            priority=task.priority,
-            lane=task.lane,
-            attempt=0,
-            max_attempts=task.max_attempts,
-            created_at=submitted.created_at,
-            timeout=task.timeout,
-            workflow=task.workflow,
-            workflow_digest=task.workflow_digest,
-            workflow_version=task.workflow_version,
-            parameters=task.parameters,
-            labels=task.labels,
-            inputs=task.inputs,
-            events=1,
-            position=position,
-        )
-        for task, position in zip(tasks, submitted.positions, strict=True)
-    )
+def _result_of(prompt: bytes, options: OutputOptions | None) -> str:
+    """What the result depends on: the graph, with its input files by their content, and what is made of outputs."""
+    whole = [msgspec.json.decode(prompt), options] if options else msgspec.json.decode(prompt)
+    return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()

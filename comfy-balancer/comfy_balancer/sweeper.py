@@ -10,7 +10,7 @@ import structlog
 
 from comfy_balancer.uploads import Inputs
 from comfy_shared.errors import Unavailable
-from comfy_shared.files import FileStore, output_folder
+from comfy_shared.files import FileStore, output_folder, thumbnail_folder
 from comfy_shared.lifecycle import Backoff, Loops
 from comfy_shared.queue import Queue
 
@@ -63,6 +63,7 @@ async def purge_once(queue: Queue, files: FileStore, inputs: Inputs, *, input_re
     for task_id in purged.outputs:
         try:
             await files.delete_folder(output_folder(task_id))
+            await files.delete_folder(thumbnail_folder(task_id))
         except Unavailable as error:
             log.error("Outputs stay behind", action="purge.orphan", task_id=task_id, reason=error.message)
     for sha256 in purged.inputs:

@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 
 REF = "#/components/schemas/"
 TAG = "Run a workflow"
-REFERENCE = "A reference to a file: the sha256 of an upload."
+REFERENCE = "A file: the sha256 of an upload, task:ID/NAME, a data URL or an http(s) URL."
 _NUMBERS = (ParameterType.INTEGER, ParameterType.SEED, ParameterType.NUMBER)
 _TRUE, _FALSE = ("true", "1", "on", "yes"), ("false", "0", "off", "no")
 LONGEST_NUMBER = 400  # characters

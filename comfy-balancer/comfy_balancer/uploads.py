@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -24,6 +24,7 @@ from comfy_shared.errors import InvalidTask, NotFound, TooLarge, Unavailable
 from comfy_shared.files import FileStore, input_key
 from comfy_shared.http.problems import MalformedBody, StorageFull, invalid
 from comfy_shared.keys import Keys
+from comfy_shared.models import Output
 from comfy_shared.store import border
 
 # The limit of ours is checked before anything decodes; Pillow's own would only be a second, lower one.
@@ -41,6 +42,7 @@ class Kind(StrEnum):
     PICTURE = "picture"
     VIDEO = "video"
     AUDIO = "audio"
+    OTHER = "other"  # kept and given back; no prompt may name it
 
 
 PICTURES = {
@@ -67,6 +69,11 @@ ALIASES = {".mpga": ".mp3"}  # MP3 frames without a tag before them
 EXTENSIONS = {extension: Kind.PICTURE for extension, _ in PICTURES.values()} | {
     extension: kind for extension, (kind, _) in MEDIA.items()
 }
+_BY_TYPE = {content_type: (Kind.PICTURE, extension) for extension, content_type in PICTURES.values()} | {
+    content_type: (kind, extension) for extension, (kind, content_type) in MEDIA.items()
+}
+UNKNOWN = (Kind.OTHER, ".bin", "application/octet-stream")
+STORED = EXTENSIONS | {UNKNOWN[1]: UNKNOWN[0]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +87,7 @@ class Upload:
     kind: Kind
     extension: str  # with the dot, by content
     content_type: str
+    filename: str = ""  # as the client calls it; only for clients that are to find it by that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +112,15 @@ class _Parser(MultiPartParser):
     """Starlette's parser, with a limit for each part while it streams."""
 
     part_limit = 0
+
+    def whole(self, form: FormData) -> FormData:
+        """The form, unless its body ended within a file."""
+        kept = {id(value.file) for _, value in form.multi_items() if isinstance(value, UploadFile)}
+        if all(id(file) in kept for file in self._files_to_close_on_error):
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MalformedBody("The body ends within a file.")
 
     def on_part_begin(self) -> None:
         self._seen = 0
@@ -131,14 +148,15 @@ async def read_form(request: Request, settings: BalancerSettings) -> AsyncIterat
 async def open_form(request: Request, settings: BalancerSettings) -> AsyncIterator[FormData]:
     """The parts of a multipart body as they are; what it spooled to disk is gone after the block. Raises as
     `read_form`."""
-    form = await _parse(request, settings)
+    form = await parse_form(request, settings)
     try:
         yield form
     finally:
         await form.close()
 
 
-async def _parse(request: Request, settings: BalancerSettings) -> FormData:
+async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
+    """The parts of a multipart body, files spooled to disk; the caller closes it. Raises as `read_form`."""
     parser = _Parser(
         request.headers,
         request.stream(),
@@ -148,7 +166,7 @@ async def _parse(request: Request, settings: BalancerSettings) -> FormData:
     )
     parser.part_limit = settings.file_limit
     try:
-        return await parser.parse()
+        return parser.whole(await parser.parse())
     except MultiPartException as error:
         if error.message.startswith(("Too many", "Part exceeded")):
             raise TooLarge(error.message) from None
@@ -170,20 +188,33 @@ async def _sort(form: FormData, settings: BalancerSettings) -> Form:
             if len(texts[name]) > settings.json_limit:
                 raise TooLarge(f"The part task is larger than {settings.json_limit} bytes.")
         else:
-            uploads.append(await _known(name, value, settings))
+            uploads.append(await known_upload(name, value, settings))
     return Form(texts=texts, uploads=tuple(uploads))
 
 
-async def _known(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+async def known_upload(name: str, part: UploadFile, settings: BalancerSettings) -> Upload:
+    """A file part, known by its bytes. Raises InvalidTask, TooLarge."""
+    return replace(await know(name, part.file, settings.pixel_limit), filename=part.filename or "")
+
+
+async def know(field: str, file: BinaryIO, pixel_limit: int) -> Upload:
+    """A file, hashed and recognized beside the event loop.
+
+    Raises:
+        InvalidTask: it is none that we take.
+        TooLarge: a picture with too many pixels.
+    """
+
     def work() -> Upload:
+        file.seek(0)
         digest = hashlib.sha256()
-        while chunk := part.file.read(CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
-        size = part.file.tell()
-        kind, extension, content_type = recognize(name, part.file, settings.pixel_limit)
+        size = file.tell()
+        kind, extension, content_type = recognize(field, file, pixel_limit)
         return Upload(
-            field=name,
-            file=part.file,
+            field=field,
+            file=file,
             sha256=digest.hexdigest(),
             size=size,
             kind=kind,
@@ -257,6 +288,22 @@ class Inputs:
                         raise StorageFull from error
                     raise
 
+    async def take(self, output: Output) -> StoredInput | None:
+        """An output as an input file; None when no prompt may take one of its type. Raises NotFound: it is gone."""
+        known = _BY_TYPE.get(output.content_type)
+        if known is None:
+            return None
+        kind, extension = known
+        await self.copy(output.key, output.sha256, extension)
+        return StoredInput(sha256=output.sha256, size=output.size, kind=kind, extension=extension)
+
+    async def copy(self, source: str, sha256: str, extension: str) -> None:
+        """Makes a file of the store, whose content is known, an input. Raises NotFound."""
+        await self._touch(sha256)
+        key = input_key(sha256, extension)
+        if not await self._files.exists(key):
+            await self._files.put(key, self._files.read(source))
+
     async def _touch(self, sha256: str) -> None:
         with border():
             pipeline = self._redis.pipeline(transaction=False)
@@ -271,8 +318,8 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is None:
                 return None
-        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in EXTENSIONS))
-        for (extension, kind), size in zip(EXTENSIONS.items(), sizes, strict=True):
+        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in STORED))
+        for (extension, kind), size in zip(STORED.items(), sizes, strict=True):
             if size is not None:
                 return StoredInput(sha256=sha256, size=size, kind=kind, extension=extension)
         return None
@@ -288,7 +335,7 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is not None:
                 return
-        for extension in EXTENSIONS:
+        for extension in STORED:
             await self._files.delete(input_key(sha256, extension))
 
 

@@ -1,9 +1,11 @@
 """Records → what clients see. Pure functions."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from comfy_balancer.batch_schemas import BatchLinks, BatchSummary, BatchView
 from comfy_balancer.schemas import (
     AgentView,
     DeviceView,
@@ -16,6 +18,7 @@ from comfy_balancer.schemas import (
     TaskView,
 )
 from comfy_balancer.uploads import Upload
+from comfy_shared.batches import Batch
 from comfy_shared.models import Event, Output, Status, Task
 from comfy_shared.registry import Agent
 
@@ -43,6 +46,7 @@ def task_view(task: Task, *, brief: bool = False) -> TaskView:
         workflow=task.workflow or None,
         workflow_version=task.workflow_version or None,
         parameters=_without_long(task.parameters) if brief else task.parameters,
+        batch=task.batch or None,
         labels=task.labels,
         priority=task.priority,
         timeout=task.timeout,
@@ -95,6 +99,40 @@ def links(task_id: str) -> Links:
     )
 
 
+def batch_url(batch_id: str) -> str:
+    return f"{API}/batches/{batch_id}"
+
+
+def batch_summary(batch: Batch) -> BatchSummary:
+    return BatchSummary(**_batch_fields(batch))
+
+
+def batch_view(batch: Batch, tasks: Iterable[Task], *, brief: bool = False) -> BatchView:
+    return BatchView(tasks=[task_view(task, brief=brief) for task in tasks], **_batch_fields(batch))
+
+
+def _batch_fields(batch: Batch) -> dict[str, Any]:
+    url = batch_url(batch.id)
+    return {
+        "id": batch.id,
+        "status": batch.status,
+        "owner": batch.owner,
+        "workflow": batch.workflow or None,
+        "axes": list(batch.axes),
+        "total": batch.total,
+        "counts": {status.value: number for status, number in batch.counts.items()},
+        "progress": round(batch.progress, 4),
+        "created": iso(batch.created_at),
+        "links": BatchLinks(
+            self=url,
+            events=f"{url}/events",
+            cancel=f"{url}/cancel",
+            retry=f"{url}/retry",
+            contact_sheet=f"{url}/contact-sheet",
+        ),
+    }
+
+
 def output_view(task_id: str, output: Output) -> OutputView:
     return OutputView(
         name=output.name,
@@ -104,6 +142,8 @@ def output_view(task_id: str, output: Output) -> OutputView:
         size=output.size,
         sha256=output.sha256,
         temporary=output.temporary,
+        original=output.original or None,
+        problem=output.problem or None,
         url=f"{task_url(task_id)}/outputs/{quote(output.name, safe='')}",
     )
 

@@ -13,10 +13,12 @@ from uuid import uuid4
 import structlog
 from redis.asyncio import Redis
 
+from comfy_service.fitness import Fitness
 from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import Instance
 from comfy_service.instance.protocol import Ended, Frame, LogLines, QueueStatus
+from comfy_service.instance.sayings import ask_for_log, tell
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
@@ -27,8 +29,9 @@ from comfy_shared.claims import Attempt, BrokenAttempt, Draining, Nothing, Unkno
 from comfy_shared.errors import ComfyError, LeaseLost, RunError, Unavailable
 from comfy_shared.files import FileStore
 from comfy_shared.lifecycle import Backoff, Loops, first_of
+from comfy_shared.live import LiveSender
 from comfy_shared.logs import bound
-from comfy_shared.models import Needs, TaskError
+from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer, can_run
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
@@ -60,7 +63,15 @@ class Agent:
         self._instance = Instance(settings.comfyui_urls, patience=settings.patience_seconds)
         self._socket = Socket(self._on_frame)
         self._heartbeat = Heartbeat(settings, registry, self.session)
+        self._fitness = Fitness(
+            settings,
+            self._instance,
+            self._heartbeat,
+            knows=lambda name: self._offer.knows(name),
+            idle=lambda: self._on_gpu() is None,
+        )
         self._leases = LeaseKeeper(queue, self.session, lease=settings.lease_seconds, on_lost=self._on_lost)
+        self._live = LiveSender(redis, queue.keys)
         self._placer = InputPlacer(self._instance, store)
         self._workplace = Workplace(
             agent=settings.agent,
@@ -68,10 +79,11 @@ class Agent:
             instance=self._instance,
             socket=self._socket,
             placer=self._placer,
-            collector=Collector(self._instance, store, largest=settings.largest_output, most=settings.most_outputs),
+            collector=Collector(self._instance, store, settings),
             silence=settings.silence_seconds,
             suspect=self._suspect_instance,
-            sent=self._next_is_sent,
+            judged=self._fitness.judged,
+            sent=lambda: self._handed_over.set(),
             next_first=self._next_first,
         )
         self._offer = Offer({})
@@ -89,10 +101,12 @@ class Agent:
         """Works until `stop`, then shuts down in order."""
         with bound(agent=self._settings.agent):
             async with Loops(on_death) as loops:
-                loops.start("heartbeat", lambda: self._heartbeat.run(loops, self._vitals, self._instance.system_stats))
+                loops.start("heartbeat", lambda: self._heartbeat.run(loops, self._vitals, self._fitness.stats))
+                loops.start("fitness", lambda: self._fitness.run(loops))
                 loops.start("leases", lambda: self._leases.run(loops))
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
+                loops.start("live", lambda: self._live.send(loops))
                 versions, folder = Versions(self._redis, self._queue.keys), Path(self._settings.workflows_folder)
                 publisher = FolderPublisher(versions, folder, self._settings.agent)
                 loops.start("workflows", lambda: publisher.run(loops))
@@ -161,7 +175,7 @@ class Agent:
             RunError: the instance does not answer, or not as it should.
             Unavailable: Redis does not say what the earlier process left.
         """
-        stats = await self._instance.system_stats()
+        stats = await self._fitness.stats()
         object_info = await self._instance.object_info()
         offer = pack_offer(object_info)
         self._offer = Offer(object_info)
@@ -187,21 +201,15 @@ class Agent:
             self._keep_task(self._socket.close())
         for run in self._runs.values():
             run.look()
-        self._keep_task(self._subscribe_logs())
-
-    async def _subscribe_logs(self) -> None:
-        try:
-            await self._instance.subscribe_logs(self._socket.client_id)
-        except RunError as error:
-            log.info("No log of the instance", action="instance.no_log", reason=error.message)
+        self._keep_task(ask_for_log(self._instance, self._socket.client_id))
 
     def _on_gpu(self) -> Run | None:
         return next((run for run in self._runs.values() if not run.gpu_free.is_set()), None)
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame, message: str | bytes) -> None:
         if isinstance(frame, LogLines):
-            self._tell_log(frame)
-            return
+            current = self._on_gpu()
+            return tell(frame, current.attempt.id if current else None)
         if isinstance(frame, QueueStatus):
             return  # of everybody's prompts: it says nothing of ours, which may be silent all the same
         prompt_id = getattr(frame, "prompt_id", None)
@@ -210,21 +218,12 @@ class Agent:
                 if isinstance(frame, Ended) and not run.gpu_free.is_set():
                     self._handed_over.clear()
                 run.feed(frame)
-
-    def _next_is_sent(self) -> None:
-        self._handed_over.set()
+                if self._live.wanted(run.attempt.task.owner) and (live := run.live(frame, message)):
+                    self._live.put(run.attempt.task.owner, live)
 
     async def _next_first(self) -> None:
         """Lets the next prompt reach the free GPU before anything else is done for the one that ended."""
         await first_of(self._handed_over, timeout=HANDOVER)
-
-    def _tell_log(self, frame: LogLines) -> None:
-        current = self._on_gpu()
-        for line in frame.lines:
-            text = line.strip()
-            if text and not line.startswith("\r"):  # progress bars rewrite their line
-                fields = {"task_id": current.attempt.id} if current else {}
-                log.info("ComfyUI says", action="instance.log", text=text, **fields)
 
     # What Redis says that we hold.
 
@@ -311,8 +310,17 @@ class Agent:
                 log.info("Task is canceled", action="task.canceled", task_id=rest[0])
                 self._leases.drop(rest[0], run.attempt.number)
                 run.lose(taken=False)
+        elif word == "free" and len(rest) == 2:
+            if self._on_gpu() is None:
+                self._keep_task(self._free_memory(unload_models=rest[0] == "1", free_memory=rest[1] == "1"))
         else:  # wake, drain, resume: the next claim tells
             self._wake.set()
+
+    async def _free_memory(self, *, unload_models: bool, free_memory: bool) -> None:
+        try:
+            await self._instance.release_memory(unload_models=unload_models, free_memory=free_memory)
+        except RunError as error:
+            log.warning("Memory could not be freed", action="instance.free_failed", reason=error.message)
 
     # Claiming.
 
@@ -338,7 +346,8 @@ class Agent:
             if not isinstance(reply, Attempt | UnknownLanes):
                 self._handed_over.set()
             if isinstance(reply, UnknownLanes):
-                verdicts = {lane: needs is None or self._can_run(needs) for lane, needs in reply.needs.items()}
+                offer, labels = self._offer, self._settings.labels()
+                verdicts = {lane: not needs or can_run(offer, labels, needs) for lane, needs in reply.needs.items()}
             elif isinstance(reply, Attempt):
                 self._start(reply)
             elif isinstance(reply, BrokenAttempt):
@@ -347,9 +356,6 @@ class Agent:
                 await first_of(stop, self._wake, timeout=self._settings.recheck_seconds)
             elif isinstance(reply, Unregistered):
                 await self._register_again(stop)
-
-    def _can_run(self, needs: Needs) -> bool:
-        return can_run(self._offer, self._settings.labels(), needs)
 
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:
@@ -365,6 +371,8 @@ class Agent:
                 await first_of(stop, current.gpu_free)
             elif not self._ready.is_set():
                 await first_of(stop, self._ready)
+            elif not self._fitness.fit.is_set():
+                await first_of(stop, self._fitness.fit)
             elif len(self._runs) >= self._settings.storing_limit:
                 self._run_ended.clear()
                 await first_of(stop, self._run_ended)
@@ -374,6 +382,7 @@ class Agent:
 
     def _start(self, attempt: Attempt, *, adopted: bool = False) -> None:
         run = self._runs[attempt.id] = Run(attempt, self._workplace)
+        self._live.begin(attempt.task.owner)
         self._leases.hold(attempt)
         task = asyncio.create_task(self._execute(run, adopted=adopted), name=f"task {attempt.id}")
         self._tasks.add(task)

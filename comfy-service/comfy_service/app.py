@@ -25,8 +25,10 @@ from comfy_service.routes import agent, health, instance
 from comfy_service.settings import ServiceSettings
 from comfy_shared import logs
 from comfy_shared.files import open_store
+from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
+from comfy_shared.http.login import OperatorLogIn
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
@@ -55,7 +57,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     for part in (agent, instance, health):
         app.include_router(part.router)
     app.include_router(docs_router(app.title))
-    add_edge(app, settings, json_limit=MiB, form_limit=instance.LARGEST_UPLOAD + MiB, form_paths=FORM_PATHS)
+    add_edge(app, json_limit=MiB, form_limit=instance.LARGEST_UPLOAD + MiB, form_paths=FORM_PATHS)
     return app
 
 
@@ -91,6 +93,7 @@ def _compose(settings: ServiceSettings, redis: Redis, comfyui: Instance) -> Reso
         redis=redis,
         queue=Queue(redis, keys, settings),
         registry=Registry(redis, keys, heartbeat_ttl=settings.heartbeat_ttl, retention=settings.agent_retention),
+        log_in=OperatorLogIn(settings, GuessLimit(redis, keys, settings)),
         instance=comfyui,
     )
 

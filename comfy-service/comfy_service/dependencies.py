@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from comfy_service.instance.client import Instance
 from comfy_service.settings import ServiceSettings
+from comfy_shared.http.login import OperatorLogIn
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 
@@ -20,12 +21,13 @@ class Resources:
     redis: Redis
     queue: Queue
     registry: Registry
+    log_in: OperatorLogIn
     instance: Instance  # of the routes; the agent loop has its own
 
 
-def resources_of(request: Request) -> Resources:
+async def resources_of(request: Request) -> Resources:
     return cast("Resources", request.state.resources)
 
 
-def instance_of(request: Request) -> Instance:
-    return resources_of(request).instance
+async def instance_of(request: Request) -> Instance:
+    return (await resources_of(request)).instance

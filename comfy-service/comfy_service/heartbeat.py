@@ -8,7 +8,7 @@ import structlog
 
 from comfy_service.settings import ServiceSettings
 from comfy_shared.errors import ComfyError, Unavailable
-from comfy_shared.lifecycle import Loops, first_of
+from comfy_shared.lifecycle import Backoff, Loops, first_of
 from comfy_shared.registry import AgentRecord, Device, PackedOffer, Registry, Vitals
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,8 @@ class Heartbeat:
         self._vram_free = 0
         self._ram_free = 0
         self._offer: PackedOffer | None = None
+        self._held: tuple[str, str] | None = None
+        self._note = ""
         self._first = True
         self._news = asyncio.Event()
         self.draining = False  # told so by an administrator, as of the last heartbeat
@@ -46,9 +48,27 @@ class Heartbeat:
             self._state, self._reason, self._offer = "waiting", reason, None
             self._news.set()
 
+    def hold(self, state: str, reason: str) -> None:
+        """The instance answers and yet is to get no tasks: the offer is withdrawn until `lift`."""
+        if self._held != (state, reason):
+            self._held = (state, reason)
+            self._news.set()
+
+    def lift(self) -> None:
+        """What `hold` said is over."""
+        if self._held:
+            self._held = None
+            self._news.set()
+
+    def note(self, text: str) -> None:
+        """Something to know of an agent that works; empty: nothing any more."""
+        if self._note != text:
+            self._note = text
+            self._news.set()
+
     def stopping(self) -> None:
         """The agent claims no more because it is about to go."""
-        self._state, self._reason = "stopping", "the agent stops"
+        self._state, self._reason, self._offer = "stopping", "the agent stops", None
         self._news.set()
 
     def _measure(self, stats: dict[str, Any]) -> None:
@@ -66,13 +86,14 @@ class Heartbeat:
 
     async def run(self, loops: Loops, vitals: Callable[[], Vitals], measure: Callable[[], Any]) -> None:
         """Beats until the stop. Raises Replaced when another process took over this agent's id."""
+        backoff = Backoff(0.5, 2.0)
         while not loops.stop.is_set():
             try:
                 await self.beat(vitals())
+                backoff.reset()
             except Unavailable as error:
                 log.warning("Heartbeat failed", action="agent.heartbeat_failed", reason=error.message)
-                if await loops.pause(1.0):
-                    return
+                await loops.pause(backoff.next())
                 continue
             await first_of(loops.stop, self._news, timeout=self._settings.heartbeat_seconds)
             if not self._news.is_set():
@@ -88,11 +109,13 @@ class Heartbeat:
     async def beat(self, vitals: Vitals) -> None:
         """Registers now. Raises Unavailable, Replaced."""
         self._news.clear()
+        held = self._held if self._state == "ready" else None
+        state, reason = held or (self._state, self._reason or self._note)
         record = AgentRecord(
             id=self._settings.agent,
             address=self._settings.address,
-            state=self._state,
-            reason=self._reason,
+            state=state,
+            reason=reason,
             labels=self._settings.labels(),
             comfyui_version=self._version,
             devices=self._devices,
@@ -106,7 +129,7 @@ class Heartbeat:
                 ram_free=self._ram_free,
             ),
             session=self._session,
-            offer=self._offer,
+            offer=None if held else self._offer,
             takeover=self._first,
         )
         if self._first:

@@ -16,10 +16,12 @@ import structlog
 
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import BadAnswer, Instance, Place
-from comfy_service.instance.history import Measured, judge, measure
+from comfy_service.instance.history import Measured, judge, measure, shown
 from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
+from comfy_service.live import live_frame
 from comfy_service.outputs import Collector, SocketImage
+from comfy_service.partner import partner_data
 from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
     ComfyError,
@@ -33,6 +35,7 @@ from comfy_shared.errors import (
     Unavailable,
 )
 from comfy_shared.lifecycle import Backoff
+from comfy_shared.live import LiveFrame
 from comfy_shared.models import EventType, Output, Prompt, Status, TaskError, decode
 from comfy_shared.queue import Queue
 
@@ -56,6 +59,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     collector: Collector
     silence: float  # seconds without a frame before history is asked
     suspect: Callable[[], None]  # told when the instance seems gone
+    judged: Callable[[RunError | None], None]  # told how each attempt ended there: None is success
     sent: Callable[[], None]  # told when a prompt is at the instance
     next_first: Callable[[], Awaitable[None]]  # waits until the next prompt is there, or there is none
 
@@ -101,6 +105,7 @@ class Run:
         self.gpu_free = asyncio.Event()
         self._place = place
         self._prompt: Prompt = {}
+        self._extra_data: dict[str, Any] = {}
         self._tracker = Tracker({})
         self._images: list[SocketImage] = []
         self._at_instance = False  # the prompt may wait or run there
@@ -109,6 +114,7 @@ class Run:
         self._work: asyncio.Task[list[Output]] | None = None
         self._given_up: Released | Lost | None = None
         self._measured = Measured(gpu_ms=0, cold=None)
+        self._shown = b""
 
     @property
     def prompt_id(self) -> str:
@@ -123,6 +129,12 @@ class Run:
             self._keep(frame)
         elif self._tracker.feed(frame):
             self._progressed.set()
+
+    def live(self, frame: Frame, message: str | bytes) -> LiveFrame | None:
+        """The frame for who watches; None when it is none for them."""
+        node = self._tracker.node or ""
+        is_output = self._prompt.get(node, {}).get("class_type") == SOCKET_OUTPUT
+        return live_frame(self.attempt.id, self.attempt.number, frame, message, node=node, is_output=is_output)
 
     def _keep(self, image: Image) -> None:
         node = image.node or self._tracker.node
@@ -164,7 +176,9 @@ class Run:
         self._work = asyncio.create_task(self._produce(adopted=adopted))
         reporter = asyncio.create_task(self._report(EventType.PROGRESS if adopted else EventType.STARTED))
         try:
-            return Done(await self._work)
+            outputs = await self._work
+            self._place.judged(None)
+            return Done(outputs)
         except asyncio.CancelledError:
             if self._given_up is None:
                 raise
@@ -174,6 +188,7 @@ class Run:
             return self._given_up
         except RunError as error:
             log.warning("Attempt failed", action="task.attempt_failed", code=error.code, reason=error.message)
+            self._place.judged(error)
             if isinstance(error, InstanceLost | BadAnswer | Forgotten):
                 self._place.suspect()
             await self._stop_prompt()
@@ -198,14 +213,18 @@ class Run:
         self.gpu_free.set()
         judge(entry)
         self._measured = measure(entry, self._prompt)
+        self._shown = shown(entry)
         expected = {node for node, item in self._prompt.items() if item.get("class_type") == SOCKET_OUTPUT}
         if expected - {image.node for image in self._images}:
             raise OutputMissing("A picture that ComfyUI sends over the socket only was missed.")
-        return await self._place.collector.collect(task.id, task.attempt, entry, self._images)
+        return await self._place.collector.collect(
+            task.id, task.attempt, entry, self._images, options=task.output_options
+        )
 
     def _read_prompt(self) -> None:
         try:
             self._prompt = decode(self.attempt.task.prompt, Prompt)
+            self._extra_data = {**self.attempt.task.extra.data, "comfy_agent": self._place.agent}
         except Damaged as error:
             raise BrokenPrompt from error
         self._tracker = Tracker(self._prompt)
@@ -215,12 +234,13 @@ class Run:
         prompt = await self._place.placer.place(self._prompt, task.inputs)
         if task.error and task.error.code == OutputMissing.code:
             prompt = break_cache(prompt, task.attempt)
+        extra_data = {**self._extra_data, **await partner_data(self._place.queue, task)}
         self._at_instance = True
         await self._place.instance.submit(
             prompt,
             prompt_id=task.prompt_id,
             client_id=self._place.socket.client_id,
-            extra_data={"comfy_agent": self._place.agent},
+            extra_data=extra_data,
         )
         self._place.sent()
         log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)
@@ -240,7 +260,8 @@ class Run:
             except LeaseLost:
                 self.lose(taken=True)
                 return
-            except Unavailable:
+            except Unavailable as error:
+                log.warning("Reporting waits for Redis", action="task.report_waits", reason=error.message)
                 self._progressed.set()
             await asyncio.sleep(max(0.1, (time.monotonic() - started_at) / 100))
 
@@ -327,6 +348,7 @@ class Run:
                     progress=self._tracker.finished(),
                     gpu_ms=self._measured.gpu_ms,
                     cold=self._measured.cold,
+                    shown=self._shown,
                 )
                 log.info("Task completed", action="task.completed", outputs=len(outputs))
             case Failed(error) if error.retryable:

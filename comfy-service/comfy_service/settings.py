@@ -1,6 +1,7 @@
 """Settings of one agent, from the environment or `.env`."""
 
 import socket
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -40,11 +41,25 @@ class ServiceSettings(SharedSettings):
     recheck_seconds: Seconds = Field(
         15.0, description="Longest wait of an idle agent between two claims, should a wake-up be lost."
     )
+    breaker_failures: int = Field(
+        5, ge=0, description="Attempts in a row that must fail before no task is claimed until a probe works; 0: never."
+    )
+    breaker_seconds: Seconds = Field(15.0, description="Wait before the first probe; it doubles while probes fail.")
+    memory_growth_limit: float = Field(
+        0.8, ge=0, le=1, description="Share of the machine's memory by which its use may grow; 0: no limit."
+    )
+    memory_guard: Literal["report", "drain"] = Field(
+        "report", description="At that limit: only say so, or also claim no more until memory is free again."
+    )
     storing_limit: Count = Field(
         4, description="Finished prompts whose outputs may be on their way while the next one runs."
     )
     largest_output: Count = Field(4 * 1024**3, description="Most bytes of one output.")
     most_outputs: Count = Field(1000, description="Most outputs of one task.")
+    pixel_limit: Count = Field(100_000_000, description="Most pixels of a picture that is converted.")
+    strip_metadata: bool = Field(
+        False, description="Take the graph out of PNG outputs of tasks that do not say themselves."
+    )
 
     @field_validator("comfyui_url")
     @classmethod

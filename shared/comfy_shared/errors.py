@@ -15,6 +15,7 @@
     └── RunError                 an attempt that ended badly; its class says whether another attempt can help
         ├── InstanceLost         the instance died, hangs or does not answer
         ├── OutOfMemory          the GPU ran out of memory
+        ├── DeviceFailed         the GPU itself reports an error
         ├── RunTimeout           the task's time limit passed
         ├── OutputMissing        the prompt says it is done, but a file is not there
         ├── PromptRejected       the instance refuses the prompt (its own node errors)
@@ -123,6 +124,13 @@ class OutOfMemory(RunError):
     """The GPU ran out of memory."""
 
     code = "out_of_memory"
+    retryable = True
+
+
+class DeviceFailed(RunError):
+    """The GPU of the instance reports an error; often only a restart of ComfyUI helps."""
+
+    code = "device_failed"
     retryable = True
 
 

@@ -25,7 +25,8 @@ from comfy_shared.store import border
 log = structlog.get_logger(__name__)
 
 BEHIND = 256  # live events that a watcher may leave unread before it reads the story again
-PAGE = 500  # events of a story read at once
+PAGE = 500  # events read at once
+GATHER, GATHER_UNWATCHED = 0.002, 0.05  # seconds between two readings of the stream
 
 
 class Watcher:
@@ -71,6 +72,8 @@ class EventHub:
         self._keys = keys
         self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
         self._watchers: dict[str, set[Watcher]] = defaultdict(set)
+        self._batches: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listeners: dict[Callable[[str, bytes], None], Callable[[], bool]] = {}  # listener → is it in a hurry?
 
     async def tail(self, stop: asyncio.Event) -> None:
         """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
@@ -84,9 +87,14 @@ class EventHub:
                 while not stop.is_set():
                     position = await self._read(position)
                     backoff.reset()
+                    # Each reading costs more than what it reads: what comes meanwhile is read together.
+                    await asyncio.sleep(GATHER if self._hurried() else GATHER_UNWATCHED)
             except Unavailable as error:
                 log.warning("Events are not readable now", action="events.away", reason=error.message)
                 await asyncio.sleep(backoff.next())
+
+    def _hurried(self) -> bool:
+        return bool(self._watchers or self._batches) or any(in_a_hurry() for in_a_hurry in self._listeners.values())
 
     async def _read(self, position: bytes) -> bytes:
         with border():
@@ -98,18 +106,54 @@ class EventHub:
             if kind in ("agents", "workflow"):
                 self._on_news(kind)
                 continue
+            if batch := fields.get(b"batch", b""):
+                self._tell_batch(batch.decode(errors="replace"))
             task_id = fields.get(b"task", b"").decode(errors="replace")
+            for listener in tuple(self._listeners):
+                listener(task_id, fields.get(b"line", b""))
             if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
                 for watcher in self._watchers[task_id]:
                     watcher.put(event)
         return position
 
+    def _tell_batch(self, batch_id: str) -> None:
+        for news in self._batches.get(batch_id, ()):
+            news.set()
+
     def _resynchronize(self) -> None:
+        for batch_id in self._batches:
+            self._tell_batch(batch_id)
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.fall_behind()
+        for listener in tuple(self._listeners):
+            listener("", b"")
         self._on_news("agents")
         self._on_news("workflow")
+
+    @contextmanager
+    def batch_news(self, batch_id: str) -> Iterator[asyncio.Event]:
+        """Set whenever a task of the batch told something, for as long as the block lasts."""
+        news = asyncio.Event()
+        self._batches[batch_id].add(news)
+        try:
+            yield news
+        finally:
+            self._batches[batch_id].discard(news)
+            if not self._batches[batch_id]:
+                del self._batches[batch_id]
+
+    @contextmanager
+    def listened(self, listener: Callable[[str, bytes], None], in_a_hurry: Callable[[], bool]) -> Iterator[None]:
+        """Has every line of every task's story told to `listener`, with the task's id; it must not wait nor raise.
+
+        An empty id says that some may have been missed. While it is not `in_a_hurry`, lines may come 50 ms late.
+        """
+        self._listeners[listener] = in_a_hurry
+        try:
+            yield
+        finally:
+            del self._listeners[listener]
 
     @contextmanager
     def subscribed(self, task_id: str) -> Iterator[Watcher]:
@@ -133,8 +177,8 @@ class EventHub:
             while True:
                 event = await watcher.take()
                 if event is not None:
-                    if event.seq > after + 1:
-                        watcher.fall_behind()
+                    if event.seq > after + 1 or (event.type.final and event.seq <= after):
+                        watcher.fall_behind()  # an end that was passed: a promoted replica told less of the story
                     elif event.seq == after + 1:
                         after = event.seq
                         yield event

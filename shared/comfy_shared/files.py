@@ -1,8 +1,8 @@
 """The file store: inputs and outputs, in a folder or in an S3 bucket, behind one async API (obstore).
 
 Inputs are addressed by content (`inputs/SHA256EXT`): equal bytes are stored once. Outputs are under
-`outputs/TASK/ATTEMPT/NAME`, so that two attempts
-never write the same object. A put becomes visible whole or not at all: nothing half-written is ever served.
+`outputs/TASK/ATTEMPT/NAME`, so that two attempts never write the same object; what is made of them on demand is under
+`thumbnails/TASK`. A put becomes visible whole or not at all: nothing half-written is ever served.
 """
 
 import asyncio
@@ -191,3 +191,8 @@ def input_key(sha256: str, extension: str) -> str:
 def output_folder(task_id: str, attempt: int | None = None) -> str:
     """Where a task's outputs are: of one attempt, or of all."""
     return f"outputs/{task_id}" if attempt is None else f"outputs/{task_id}/{attempt}"
+
+
+def thumbnail_folder(task_id: str) -> str:
+    """Where small pictures of a task's outputs are kept; they go with the outputs."""
+    return f"thumbnails/{task_id}"

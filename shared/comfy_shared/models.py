@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from comfy_shared.errors import Damaged
+from comfy_shared.output_options import OutputOptions
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -88,6 +89,10 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str  # of its bytes, hex
     key: str  # where it is in the file store
     temporary: bool = False  # a preview that ComfyUI would have deleted
+    filename: str = ""  # the instance's own name for the file; empty when it is none
+    subfolder: str = ""  # where the instance had it
+    original: str = ""  # name of the output that this one was converted from; empty: the prompt made it
+    problem: str = ""  # why it could not be converted as the task wished; empty: it was, or nobody wished it
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +125,25 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[tuple[str, str], ...] = ()  # (name, value) that the agent must carry, sorted
 
 
+class Extra(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a ComfyUI client sent beside its prompt."""
+
+    client_id: str | None = None  # whose sockets are told
+    number: int | float | None = None  # as it was answered
+    targets: tuple[str, ...] = ()  # nodes that end the graph and are run
+    data: dict[str, Any] = {}  # extra_data without its tokens; goes to the instance with the prompt
+    names: dict[str, dict[str, str]] = {}  # node → input → the client's own name of an uploaded file
+    digest: str = ""  # of the body: the same again is the same call
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an instance's history says of a prompt that succeeded, for ComfyUI clients."""
+
+    outputs: dict[str, Any] = {}  # node → kind → items; files by the instance's own names
+    meta: dict[str, Any] = {}
+    cached: tuple[str, ...] = ()  # nodes that were taken from the cache
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it is handed to the queue."""
 
@@ -138,6 +162,10 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
+    extra: Extra | None = None  # of a ComfyUI client
+    front: bool = False  # goes before the owner's own tasks that wait in its lane
+    output_options: OutputOptions | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +197,23 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
+    batch: str = ""  # the batch that it came with; empty: alone
+    output_options: OutputOptions | None = None
+    hidden: str = ""  # not in its owner's history as ComfyUI clients see it
     packed_prompt: bytes = b""
+    packed_extra: bytes = b""
+    packed_shown: bytes = b""
+
+    @property
+    def extra(self) -> Extra:
+        """What a ComfyUI client sent beside the prompt; empty when none did. Raises Damaged."""
+        return decode(unpack(self.packed_extra), Extra) if self.packed_extra else Extra()
+
+    @property
+    def shown(self) -> Shown | None:
+        """What the instance's history said; None when it was too much, or is not known. Raises Damaged."""
+        return decode(unpack(self.packed_shown), Shown) if self.packed_shown else None
 
     @property
     def prompt(self) -> bytes:
@@ -199,15 +243,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
                     values[field] = _JSON_FIELDS[field].decode(raw)
             values["timeout"] = float(fields[b"timeout"])
             values["status"] = Status(fields[b"status"].decode())
-            values["packed_prompt"] = fields.get(b"prompt", b"")
+            for packed in _PACKED_FIELDS:
+                values[f"packed_{packed}"] = fields.get(packed.encode(), b"")
             return cls(**values)
         except (ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
             raise Damaged(f"the task record is damaged: {type(error).__name__}") from error
 
 
 _TEXT_FIELDS = frozenset(
-    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused"}
+    {"id", "owner", "lane", "workflow", "workflow_digest", "agent", "prompt_id", "joined", "reused", "batch", "hidden"}
 )
+_PACKED_FIELDS = ("prompt", "extra", "shown")
 _INTEGER_FIELDS = frozenset(
     {
         "priority", "attempt", "max_attempts", "created_at", "started_at", "finished_at", "events", "workflow_version",
@@ -216,10 +262,12 @@ _INTEGER_FIELDS = frozenset(
 _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "parameters": msgspec.json.Decoder(dict[str, Any]),
     "labels": msgspec.json.Decoder(dict[str, str]),
+    "notes": msgspec.json.Decoder(dict[str, Any]),
     "inputs": msgspec.json.Decoder(tuple[InputFile, ...]),
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),
     "error": msgspec.json.Decoder(TaskError),
+    "output_options": msgspec.json.Decoder(OutputOptions),
 }
 
 

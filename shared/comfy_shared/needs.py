@@ -35,6 +35,11 @@ class Offer:
     def knows(self, class_type: str) -> bool:
         return class_type in self.object_info
 
+    def module(self, class_type: str) -> str:
+        """The Python module that the class is from (nodes, comfy_extras.…, custom_nodes.…); empty when untold."""
+        told = self.object_info.get(class_type, {}).get("python_module")
+        return told if isinstance(told, str) else ""
+
     def is_output(self, class_type: str) -> bool:
         """Whether the class ends a graph (SaveImage …)."""
         return bool(self.object_info.get(class_type, {}).get("output_node"))

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
+from comfy_shared.batches import NewBatch
 from comfy_shared.batching import Batcher
 from comfy_shared.claims import (
     Attempt,
@@ -88,12 +89,13 @@ class Queue:
         self,
         tasks: Sequence[NewTask],
         *,
+        batch: NewBatch | None = None,
         queue_limit: int,
         owner_limit: int = UNLIMITED,
         idempotency: Idempotency | None = None,
         idempotency_ms: int = 86_400_000,
     ) -> Submitted:
-        """Accepts all tasks or none.
+        """Accepts all tasks or none; with `batch` as one batch.
 
         Raises:
             QueueFull: they would exceed `queue_limit` waiting tasks, or `owner_limit` of one owner.
@@ -106,8 +108,12 @@ class Queue:
                 self._batcher,
                 self.keys,
                 {"idempotency": key},
-                rest=[pack(task.prompt) for task in tasks],
+                rest=[
+                    *(pack(task.prompt) for task in tasks),
+                    *(pack(encode(task.extra)) if task.extra else b"" for task in tasks),
+                ],
                 tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
+                batch=msgspec.msgpack.encode(_packed_batch(batch)) if batch else b"",
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
                 ageing_ms=self.ageing_ms,
@@ -216,11 +222,12 @@ class Queue:
         progress: Progress | None = None,
         gpu_ms: int = 0,
         cold: bool | None = None,
+        shown: bytes = b"",
     ) -> None:
         """Ends the attempt with its outputs and last progress. Raises LeaseLost when it no longer holds the task.
 
         `gpu_ms` is how long the prompt ran, `cold` whether it had to load its models (None: not known): the averages
-        that the lane policy goes by.
+        that the lane policy goes by. `shown` is JSON of `Shown`, or empty.
         """
         told = [text({"output": output}) for output in outputs]
         await self._settle(
@@ -229,6 +236,7 @@ class Queue:
             outputs=encode(outputs),
             told=msgspec.msgpack.encode(told),
             progress=encode(progress) if progress else b"",
+            shown=pack(shown) if shown else b"",
             measured=(gpu_ms, "" if cold is None else str(int(cold))),
         )
 
@@ -254,6 +262,7 @@ class Queue:
         outputs: bytes = b"[]",
         told: bytes = b"\x90",
         progress: bytes = b"",
+        shown: bytes = b"",
         measured: tuple[int, str] = (0, ""),
     ) -> Status:
         with border():
@@ -269,6 +278,7 @@ class Queue:
                 outputs=outputs,
                 told=told,
                 progress=progress,
+                shown=shown,
                 gpu_ms=measured[0],
                 cold=measured[1],
                 avoid_ms=self.avoid_ms,
@@ -315,6 +325,11 @@ class Queue:
             raise Damaged(f"the record of task {task_id} is damaged")
         if word == b"already" and rest[0] != b"canceled":
             raise Conflict(f"the task is {rest[0].decode()}; only a pending or running task can be canceled")
+
+    async def hide(self, ids: Sequence[str]) -> None:
+        """Takes tasks out of their owner's history as ComfyUI clients see it; nothing else changes."""
+        with border():
+            await scripts.HIDE(self._batcher, self.keys, ids=msgspec.msgpack.encode(ids))
 
     async def retry(self, task: Task, needs: Needs, *, attempts: int, queue_limit: int) -> None:
         """Puts a failed or canceled task back into the queue, with `attempts` more attempts.
@@ -422,6 +437,10 @@ def _packed(task: NewTask) -> dict[str, Any]:
         fields["labels"] = text(task.labels)
     if task.inputs:
         fields["inputs"] = text(task.inputs)
+    if task.notes:
+        fields["notes"] = text(task.notes)
+    if task.output_options:
+        fields["output_options"] = text(task.output_options)
     return {
         "id": task.id,
         "owner": task.owner,
@@ -432,9 +451,22 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "labels": [f"{name}={value}" for name, value in task.labels.items()],
         "inputs": [file.sha256 for file in task.inputs],
         "reuse": task.reuse,
+        "front": task.front,
         "fields": [item for pair in fields.items() for item in pair],
-        "told": text({"priority": task.priority, "workflow": task.workflow or None}),
+        "told": text({"priority": task.priority, "workflow": task.workflow or None, **_client_of(task)}),
     }
+
+
+def _packed_batch(batch: NewBatch) -> dict[str, Any]:
+    fields = {"owner": batch.owner, "workflow": batch.workflow, "axes": text(batch.axes), "columns": batch.columns}
+    return {"id": batch.id, "owner": batch.owner, "fields": [item for pair in fields.items() for item in pair]}
+
+
+def _client_of(task: NewTask) -> dict[str, str]:
+    """For the processes that serve the client's sockets."""
+    if task.extra is None or task.extra.client_id is None:
+        return {}
+    return {"client": task.extra.client_id, "owner": task.owner}
 
 
 def _attempt(flat: list[bytes], session: str) -> Attempt | BrokenAttempt:

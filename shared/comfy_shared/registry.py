@@ -153,6 +153,14 @@ class Registry:
         if reply == b"unknown":
             raise NotFound(f"there is no agent {agent_id}")
 
+    async def free_memory(self, *, unload_models: bool, free_memory: bool) -> None:
+        """Tells the agents that live to free their instance's memory, each when it is idle."""
+        for agent in await self.agents():
+            if agent.alive:
+                with border():
+                    word = f"free {int(unload_models)} {int(free_memory)}"
+                    await self.redis.publish(self.keys.channel(agent.record.id), word)
+
     async def agents(self) -> list[Agent]:
         """All agents that are remembered, by id. A damaged record is logged and left out."""
         with border():

@@ -91,7 +91,7 @@ def _bind(table: str, names: tuple[str, ...]) -> str:
 
 SUBMIT = Script(
     "submit",
-    args=("tasks", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
+    args=("tasks", "batch", "queue_limit", "owner_limit", "ageing_ms", "retention_ms", "fingerprint", "idempotency_ms"),
     extra_keys=("idempotency",),
 )
 CLAIM = Script("claim", args=("agent", "session", "prompt_id", "lease_ms", "verdicts", "running_limit", "ageing_ms"))
@@ -109,6 +109,7 @@ SETTLE = Script(
         "outputs",
         "told",
         "progress",
+        "shown",
         "gpu_ms",
         "cold",
         "avoid_ms",
@@ -117,6 +118,7 @@ SETTLE = Script(
 )
 ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
 CANCEL = Script("cancel", args=("id", "retention_ms"))
+HIDE = Script("hide", args=("ids",))
 RETRY = Script("retry", args=("id", "needs", "attempts", "queue_limit"))
 SWEEP = Script("sweep", args=("lease_ms", "avoid_ms", "retention_ms", "agent_retention_ms"))
 PURGE = Script("purge", args=("retention_ms", "input_retention_ms", "limit"))
@@ -130,6 +132,10 @@ REGISTER = Script(
 )  # fmt: skip
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
+ASSET_KEEP = Script("asset_keep", args=("sha256", "record", "retention_ms"), extra_keys=("asset",))
+ASSET_FIND = Script("asset_find", args=("retention_ms",), extra_keys=("asset",))
+BATCH = Script("batch", args=("id",))
+GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))
 PUBLISH = Script(
     "publish",
     args=(

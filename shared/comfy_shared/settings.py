@@ -1,8 +1,9 @@
 """Settings that both tiers read from the environment (or `.env`), under the same names."""
 
+from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,6 +33,11 @@ class SharedSettings(RedisSettings):
     comfy_env: str = Field("development", description="`production` refuses unsafe settings.")
     api_username: str = Field(DEFAULT_USERNAME, description="User name of the log-in.")
     api_password: SecretStr = Field(SecretStr(DEFAULT_PASSWORD), description="Password of the log-in.")
+    trusted_proxies: str = Field(
+        "", description="Addresses or networks of proxies whose X-Forwarded-For and -Proto count, separated by commas."
+    )
+    login_failures: Count = Field(20, description="Wrong log-ins of one address within `login_window`; then 429.")
+    login_window: Seconds = Field(60.0, description="Seconds over which wrong log-ins are counted.")
 
     lease_seconds: Seconds = Field(15.0, description="How long a task stays with an agent that says nothing.")
     priority_ageing: Seconds = Field(
@@ -57,6 +63,13 @@ class SharedSettings(RedisSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     logdy_host: str = Field("", description="Host of Logdy; empty sends nothing there.")
     logdy_port: int = Field(8475, ge=1, le=65535, description="TCP port of Logdy.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            ip_network(part)
+        return value
 
     @property
     def lease_ms(self) -> int:

@@ -1,6 +1,7 @@
 """The whole path over HTTP with simulated instances, everything on this machine.
 
-Baseline of the gap between two prompts: one GET /prompt of the same simulator from here, a bare local HTTP call.
+Baseline of the gap between two prompts: one GET /prompt of the same simulator from here, a bare local HTTP call; of the
+way from a submit to an idle ComfyUI: that and one bare round trip to Redis.
 """
 
 import itertools
@@ -10,25 +11,31 @@ import time
 from pathlib import Path
 
 import httpx
+from redis import Redis
 
 from test.cluster import Cluster, wait_until
 
-TASKS = 400
+TASKS = 1000
+IDLE = 100  # tasks that find everything idle
+TASK = {"workflow": "smoke", "parameters": {"width": 64, "height": 64}}
 
 
 def run() -> list[str]:
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder)) as system, system.client() as client:
-        bare = bare_call(system.comfyui_urls[0])
+        bare, trip = bare_call(system.comfyui_urls[0]), round_trip(system.redis_port)
+        arrivals = [idle_arrival(system, client) for _ in range(IDLE)]
         began_at = time.perf_counter()
         for _ in range(TASKS // 100):
-            batch = [{"workflow": "smoke"}] * 100
-            client.post("/api/v1/tasks/batch", json={"tasks": batch}).raise_for_status()
-        wait_until(lambda: count(client, "pending") + count(client, "running") == 0, "all tasks ended", 120)
+            client.post("/api/v1/tasks/batch", json={"tasks": [TASK] * 100}).raise_for_status()
+        wait_until(lambda: not any_of(client, "pending") and not any_of(client, "running"), "all tasks ended", 120)
         took = time.perf_counter() - began_at
         gaps = [gap for url in system.comfyui_urls for gap in gaps_of(url)]
-        completed = count(client, "completed")
+        completed = count(client, "completed") - IDLE
     return [
         f"{'bare local HTTP call':32} p50 {bare:6.2f} ms",
+        f"{'bare round trip to Redis':32} p50 {trip:6.2f} ms",
+        f"{'202 to POST /prompt when idle':32} p50 {statistics.median(arrivals):6.2f} ms"
+        f"  {statistics.median(arrivals) / (bare + trip):5.2f} x the round trip and the bare call",
         f"{'end of a prompt to the next':32} p50 {statistics.median(gaps):6.2f} ms"
         f"  {statistics.median(gaps) / bare:5.2f} x the bare call",
         f"{'tasks through two agents':32} {TASKS / took:6.0f}/s  ({completed} of {TASKS} completed)",
@@ -44,6 +51,35 @@ def bare_call(url: str) -> float:
             client.get("/prompt")
             took.append((time.perf_counter() - at) * 1000)
     return statistics.median(took)
+
+
+def round_trip(port: int) -> float:
+    """Median ms of a PING."""
+    took = []
+    with Redis(port=port) as redis:
+        for _ in range(500):
+            at = time.perf_counter()
+            redis.ping()
+            took.append((time.perf_counter() - at) * 1000)
+    return statistics.median(took)
+
+
+def idle_arrival(system: Cluster, client: httpx.Client) -> float:
+    """Ms from the 202 of a submit to the arrival of its prompt at a ComfyUI, everything idle before."""
+    accepted = client.post("/api/v1/tasks", json=TASK)
+    at = time.monotonic()
+    url = accepted.raise_for_status().json()["links"]["self"]
+    task = client.get(url).json()
+    while task["status"] != "completed":
+        client.get(f"{url}/events").raise_for_status()  # ends with the story
+        task = client.get(url).json()
+    number = int(task["agent"].rsplit("-", 1)[1])
+    runs = httpx.get(f"{system.comfyui_urls[number - 1]}/simulator/stats", trust_env=False).json()["prompts"]
+    return float(max(run["accepted_at"] for run in runs) - at) * 1000
+
+
+def any_of(client: httpx.Client, status: str) -> bool:
+    return bool(client.get("/api/v1/tasks", params={"status": status, "limit": "1"}).json()["tasks"])
 
 
 def count(client: httpx.Client, status: str) -> int:

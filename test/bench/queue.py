@@ -1,17 +1,24 @@
-"""The queue alone: transitions a second and their latency, beside the bare Redis round trip of the same client.
+"""The queue alone: what a transition costs beside the bare Redis round trip of the same client, how that grows with the
+tasks that wait and the agents that idle, what a waiting task takes of Redis' memory, and how many tasks a second go
+through it beside two other queues.
 
-One producer and one consumer, one call at a time, append-only file on with fsync always: what a transition costs, not
-what pipelining could hide.
+The append-only file is on, with fsync always. Transitions are timed one call at a time: what one costs, not what
+batches hide. The prompt is a graph of 2 KiB.
 """
 
 import asyncio
+import json
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from comfy_shared.claims import Attempt, UnknownLanes
+from redis.asyncio import Redis
+
+from comfy_shared.claims import Attempt, ClaimReply, UnknownLanes
 from comfy_shared.keys import Keys
 from comfy_shared.models import Needs, NewTask
 from comfy_shared.needs import lane_of
@@ -19,72 +26,246 @@ from comfy_shared.queue import Queue
 from comfy_shared.registry import AgentRecord, Registry, Vitals
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect
-from test.cluster import Process, free_port, redis_binary, wait_until
+from test.bench import rivals
+from test.cluster import ROOT, Process, free_port, redis_binary, wait_until
 
-CALLS = 2000
-PROMPT = b'{"1":{"class_type":"EmptyImage","inputs":{"text":"' + b"x" * 2000 + b'"}}}'
+CALLS = 1000
+WAITING = (10**3, 10**5, 10**6)
+AGENTS = (1, 10, 1000)
+SLOTS, THROUGH = 32, 10_000
 NEEDS = Needs(classes=("EmptyImage",))
+MOST = 10**8
+
+
+def graph() -> bytes:
+    """The graph of the first workflow, with a text that makes it 2 KiB."""
+    prompt = json.loads((ROOT / "workflows" / "first-workflow-api.json").read_text())
+    text = "a lighthouse on a cliff at dusk, volumetric light, 35 mm, film grain, "
+    short = len(json.dumps(prompt))
+    prompt["note"] = {"class_type": "Note", "inputs": {"text": (text * 30)[: 2048 - short - 60]}}
+    return json.dumps(prompt).encode()
+
+
+PROMPT = graph()
 
 
 def new_task(number: int) -> NewTask:
     return NewTask(id=f"bench-{number:08}", owner="bench", prompt=PROMPT, needs=NEEDS, lane=lane_of(NEEDS))
 
 
-async def timed(call: Callable[[int], Awaitable[object]]) -> tuple[float, float, float]:
-    """Calls a second, and p50 and p99 in ms."""
-    took = []
-    began_at = time.perf_counter()
-    for number in range(CALLS):
-        at = time.perf_counter()
-        await call(number)
-        took.append((time.perf_counter() - at) * 1000)
-    cuts = statistics.quantiles(took, n=100)
-    return CALLS / (time.perf_counter() - began_at), cuts[49], cuts[98]
-
-
-async def measure(port: int) -> list[str]:
-    settings = SharedSettings(redis_port=port, redis_namespace="bench")
-    redis = connect(settings)
-    keys = Keys("bench")
-    queue = Queue(redis, keys, settings)
-    registry = Registry(redis, keys, heartbeat_ttl=600, retention=600)
-    record = AgentRecord(id="a", address="", state="ready")
-    await registry.register(record, Vitals(), session="s", offer=None, takeover=True)
-    attempts: list[Attempt] = []
-
-    async def submit(number: int) -> None:
-        await queue.submit([new_task(number)], queue_limit=10**7)
-
-    async def claim(_number: int) -> None:
-        reply = await queue.claim("a", "s", prompt_id="p")
-        if isinstance(reply, UnknownLanes):
-            reply = await queue.claim("a", "s", prompt_id="p", verdicts=dict.fromkeys(reply.needs, True))
-        assert isinstance(reply, Attempt)
-        attempts.append(reply)
-
-    async def settle(number: int) -> None:
-        await queue.complete(attempts[number], [])
-
-    base = await timed(lambda _number: redis.ping())
-    rows = [("bare round trip (PING)", base)]
-    for name, call in (("submit, 2 KiB prompt", submit), ("claim", claim), ("settle", settle)):
-        rows.append((name, await timed(call)))
-    await redis.aclose()
-    return [
-        f"{name:24} {rate:8,.0f}/s  p50 {p50:6.3f} ms  p99 {p99:6.3f} ms  {p50 / base[1]:5.2f} x the round trip"
-        for name, (rate, p50, p99) in rows
-    ]
-
-
-def run() -> list[str]:
+@contextmanager
+def redis_server() -> Iterator[int]:
+    """The port of a Redis of our own that writes everything to disk at once."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
         place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         server = Process("redis", [redis_binary(), *place, *durable], {}, Path(folder))
         server.start()
         try:
             wait_until(lambda: "Ready to accept" in server.tail(), "redis is ready")
-            return asyncio.run(measure(port))
+            yield port
         finally:
             server.kill()
+
+
+class Line:
+    """A queue with its agents; tasks are numbered on."""
+
+    def __init__(self, port: int) -> None:
+        settings = SharedSettings(redis_port=port, redis_namespace="bench", redis_timeout=60)
+        self.redis: Redis = connect(settings)
+        self.keys = Keys("bench")
+        self.queue = Queue(self.redis, self.keys, settings)
+        self._registry = Registry(self.redis, self.keys, heartbeat_ttl=6000, retention=6000)
+        self._number = 0
+        self.attempts: list[Attempt] = []
+
+    async def join(self, agent: int) -> None:
+        record = AgentRecord(id=str(agent), address="", state="ready")
+        await self._registry.register(record, Vitals(), session="s", offer=None, takeover=True)
+        await self.claim(agent)
+
+    async def claim(self, agent: int) -> ClaimReply:
+        self._number += 1
+        prompt_id = f"p{self._number}"
+        reply = await self.queue.claim(str(agent), "s", prompt_id=prompt_id)
+        if isinstance(reply, UnknownLanes):
+            verdicts = dict.fromkeys(reply.needs, True)
+            reply = await self.queue.claim(str(agent), "s", prompt_id=prompt_id, verdicts=verdicts)
+        if isinstance(reply, Attempt):
+            self.attempts.append(reply)
+        return reply
+
+    async def submit(self, number: int = 1) -> None:
+        tasks = [new_task(self._number + each) for each in range(1, number + 1)]
+        self._number += number
+        await self.queue.submit(tasks, queue_limit=MOST, owner_limit=MOST)
+
+    async def settle(self) -> None:
+        await self.queue.complete(self.attempts.pop(), [])
+
+
+async def timed(call: Callable[[], Awaitable[object]], calls: int = CALLS) -> tuple[float, float, float]:
+    """Calls a second, and p50 and p99 in ms."""
+    took = []
+    began_at = time.perf_counter()
+    for _ in range(calls):
+        at = time.perf_counter()
+        await call()
+        took.append((time.perf_counter() - at) * 1000)
+    cuts = statistics.quantiles(took, n=100)
+    return calls / (time.perf_counter() - began_at), cuts[49], cuts[98]
+
+
+async def transitions(line: Line, agents: int, label: str) -> list[str]:
+    """Each transition in turn, one task at a time, so that an agent holds no more than it would."""
+    took: dict[str, list[float]] = {"round trip": [], "submit": [], "claim": [], "settle": []}
+    for number in range(CALLS):
+        calls: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
+            ("round trip", line.redis.ping),
+            ("submit", line.submit),
+            ("claim", lambda agent=number % agents: line.claim(agent)),  # type: ignore[misc]
+            ("settle", line.settle),
+        )
+        for name, call in calls:
+            at = time.perf_counter()
+            await call()
+            took[name].append((time.perf_counter() - at) * 1000)
+    base = statistics.median(took["round trip"])
+    lines = []
+    for name, values in took.items():
+        cuts = statistics.quantiles(values, n=100)
+        rate = len(values) / (sum(values) / 1000)
+        lines.append(
+            f"{label:32} {name:10} {rate:7,.0f}/s  p50 {cuts[49]:6.3f} ms  p99 {cuts[98]:6.3f} ms"
+            f"  {cuts[49] / base:5.2f} x"
+        )
+    return lines
+
+
+async def growth(port: int) -> AsyncIterator[str]:
+    line = Line(port)
+    await line.submit()
+    await line.join(0)
+    await line.settle()
+    empty = (await line.redis.info("memory"))["used_memory"]
+    waiting = 0
+    for number in WAITING:
+        while waiting < number:
+            await line.submit(1000)
+            waiting += 1000
+        used = ((await line.redis.info("memory"))["used_memory"] - empty) / number
+        for each in await transitions(line, 1, f"{number:9,} wait, 1 agent"):
+            yield each
+        yield f"{number:9,} wait {used / 1024:27.2f} KiB of Redis' memory each (prompt: {len(PROMPT)} bytes)"
+    await line.redis.flushall()
+    for agents in AGENTS[1:]:
+        for agent in range(agents):
+            await line.join(agent)
+        for each in await transitions(line, agents, f"nobody waits, {agents:5,} agents idle"):
+            yield each
+    await line.redis.aclose()
+
+
+async def produce(port: int, number: int) -> None:
+    line = Line(port)
+    numbers = iter(range(number))
+
+    async def slot() -> None:
+        for each in numbers:
+            await line.queue.submit([new_task(10**7 + each)], queue_limit=MOST, owner_limit=MOST)
+
+    await asyncio.gather(*[slot() for _ in range(SLOTS)])
+    await line.redis.aclose()
+
+
+def producer(port: int, number: int) -> None:
+    asyncio.run(produce(port, number))
+
+
+async def consume(line: Line, number: int) -> int:
+    """Claims and completes at least `number` tasks with `SLOTS` hands; a hand that finds nothing waits for the wake-up.
+    How many it took."""
+    taken = 0
+    wake = asyncio.Event()
+
+    async def slot() -> None:
+        nonlocal taken
+        while taken < number:
+            wake.clear()
+            if isinstance(await line.claim(0), Attempt):
+                taken += 1
+                await line.settle()
+            elif taken < number:
+                await wake.wait()
+            if taken >= number:
+                wake.set()
+
+    async with line.redis.pubsub() as pubsub:
+        await pubsub.subscribe(line.keys.channel("0"))
+
+        async def listen() -> None:
+            async for _ in pubsub.listen():
+                wake.set()
+
+        ear = asyncio.create_task(listen())
+        await asyncio.gather(*[slot() for _ in range(SLOTS)])
+        ear.cancel()
+    return taken
+
+
+async def through(port: int) -> str:
+    line = Line(port)
+    await line.submit()
+    await line.join(0)
+    await line.settle()
+    process = multiprocessing.get_context("spawn").Process(target=producer, args=(port, THROUGH))
+    process.start()
+    first = await consume(line, 1)  # its interpreter has to start
+    began_at = time.perf_counter()
+    rate = await consume(line, THROUGH - first) / (time.perf_counter() - began_at)
+    process.join()
+    latency = await low_load(line)
+    await line.redis.aclose()
+    return f"{'this queue':12} {rate:8,.0f} tasks/s   submit to claim at low load p50 {latency:9.2f} ms"
+
+
+async def low_load(line: Line) -> float:
+    """Median ms from the begin of a submit to the claim of an idle agent that waited for it."""
+    took = []
+    async with line.redis.pubsub() as pubsub:
+        await pubsub.subscribe(line.keys.channel("0"))
+        await line.claim(0)
+        for _ in range(200):
+            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.0):
+                pass
+            at = time.perf_counter()
+            submitted = asyncio.create_task(line.submit())
+            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=5) is None:
+                pass
+            await line.claim(0)
+            took.append((time.perf_counter() - at) * 1000)
+            await submitted
+            await line.settle()
+            await line.claim(0)
+    return statistics.median(took)
+
+
+async def told(lines: AsyncIterator[str]) -> list[str]:
+    """Prints each as it comes: minutes pass between them."""
+    found = []
+    async for line in lines:
+        print(line, flush=True)  # noqa: T201
+        found.append(line)
+    return found
+
+
+def run() -> list[str]:
+    with redis_server() as port:
+        lines = [asyncio.run(through(port))]
+    with redis_server() as port:
+        lines += rivals.run(port, THROUGH, SLOTS)
+    with redis_server() as port:
+        lines += asyncio.run(told(growth(port)))
+    return lines

@@ -105,9 +105,10 @@ class Socket:
 class Comfy:
     """One ComfyUI, real or simulated."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, simulated: bool) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, simulated: bool, direct: bool = True) -> None:
         self.url = url
         self.simulated = simulated
+        self.direct = direct  # not through the balancer
         self.prefix = f"contract-{uuid.uuid4().hex[:10]}"  # for file names and client ids of this test
         self._session = session
 

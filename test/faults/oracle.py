@@ -32,14 +32,15 @@ KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
         "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
-        "followers",
+        "followers", "asset", "partner", "batch", "batches", "guesses", "api-key-used", "ticket",
+        "uploads", "userdata", "settings",
     },
 )  # fmt: skip
 SINGLE = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept", "policy", "rotation", "vram", "waiting", "working",
-        "usage", "output-uses", "workflow-files", "workflow-problems",
+        "usage", "output-uses", "api-keys", "link-secret", "workflow-files", "workflow-problems",
     },
 )  # fmt: skip
 
@@ -58,11 +59,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self) -> str:
         counts = (self.accepted, self.completed, self.failed, self.canceled, self.lost, self.doubled)
-        return f"{self.name:<6}" + "".join(f"{count:>10}" for count in counts) + f"   {self.what}"
+        return f"{self.name:<8}" + "".join(f"{count:>10}" for count in counts) + f"   {self.what}"
 
 
-HEADER = f"{'fault':<6}" + "".join(
-    f"{word:>10}" for word in ("accepted", "completed", "failed", "canceled", "lost", "doubled")
+HEADER = (
+    f"{'fault':<8}"
+    + "".join(f"{word:>10}" for word in ("accepted", "completed", "failed", "canceled", "lost", "doubled"))
+    + "   what was killed, when"
 )
 
 
@@ -108,6 +111,10 @@ class Oracle:
         """The story allows these ends for the task."""
         self._may_end[task_id] = frozenset(ends or ("completed",))
 
+    def known(self) -> list[str]:
+        """The ids of all accepted tasks, in their order."""
+        return list(self._may_end)
+
     def forget(self, task_id: str) -> None:
         """The task went with the data of Redis, as the story wanted it."""
         del self._may_end[task_id]
@@ -124,8 +131,15 @@ class Oracle:
         return task.attempt
 
     def status(self, task_id: str) -> str:
-        status = cast("bytes | None", self.redis.hget(self.keys.task(task_id), "status"))
-        return status.decode() if status else "unknown"
+        return self.statuses([task_id])[task_id]
+
+    def statuses(self, ids: list[str]) -> dict[str, str]:
+        """Where these tasks are, in one round trip; unknown when Redis does not know one."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for task_id in ids:
+            pipeline.hget(self.keys.task(task_id), "status")
+        found = cast("list[bytes | None]", pipeline.execute())
+        return {name: status.decode() if status else "unknown" for name, status in zip(ids, found, strict=True)}
 
     def story(self, task_id: str) -> list[tuple[int, str, int, int]]:
         """Number, type, time and attempt of each event."""
@@ -174,7 +188,8 @@ class Oracle:
         left = set(ids or self._may_end)
 
         def ended() -> bool:
-            left.difference_update([task_id for task_id in left if self.status(task_id) in _FINAL])
+            names = list(left)
+            left.difference_update(name for name, status in self.statuses(names).items() if status in _FINAL)
             return not left
 
         try:
@@ -243,14 +258,17 @@ class Oracle:
 
     def _orphan_files(self) -> list[str]:
         """What the file store holds beyond the outputs of accepted attempts: other attempts' files, halves of files."""
-        expected = {
-            output.key for task_id in self._all_tasks() if (task := self.record(task_id)) for output in task.outputs
-        }
+        expected = {output.key for task in self._records() for output in task.outputs}
         return [f"orphan file: {name}" for name in stored_files(self.system) if name not in expected]
 
-    def _all_tasks(self) -> list[str]:
-        found = self.redis.scan_iter(f"{self.keys.task_prefix}*", count=1000)
-        return [cast("bytes", key).decode().removeprefix(self.keys.task_prefix) for key in found]
+    def _records(self) -> Iterator[Task]:
+        """All tasks that Redis knows, accepted by us or not."""
+        found = list(self.redis.scan_iter(f"{self.keys.task_prefix}*", count=1000))
+        for first in range(0, len(found), 500):
+            pipeline = self.redis.pipeline(transaction=False)
+            for key in found[first : first + 500]:
+                pipeline.hgetall(key)
+            yield from (Task.from_hash(fields) for fields in pipeline.execute() if fields)
 
     def _judge(self, task_id: str) -> Iterator[str]:
         task = self.record(task_id)
@@ -278,13 +296,20 @@ class Oracle:
 
     def _judge_file(self, task: Task, output: Output) -> Iterator[str]:
         file = files_folder(self.system) / output.key
-        if not output.key.startswith(f"outputs/{task.id}/{task.attempt}/"):
+        wrong = not output.key.startswith(f"outputs/{task.id}/{task.attempt}/")
+        if task.reused:
+            wrong = not output.key.startswith(f"outputs/{task.reused}/")
+        if wrong:
             yield f"{task.id}: {output.key} is not of its last attempt {task.attempt}"
         elif not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != output.sha256:
             yield f"{task.id}: {output.key} is not what the record says"
 
     def _count(self, name: str, what: str) -> Row:
-        ends = {task_id: self.status(task_id) for task_id in self._may_end}
+        ends = self.statuses(self.known())
+        folders: dict[str, set[str]] = {}  # task → attempts that left files
+        for file in stored_files(self.system):
+            _, owner, attempt, *_ = file.split("/")
+            folders.setdefault(owner, set()).add(attempt)
         return Row(
             name=name,
             what=what,
@@ -293,14 +318,11 @@ class Oracle:
             failed=sum(end == "failed" and end in self._may_end[task_id] for task_id, end in ends.items()),
             canceled=sum(end == "canceled" for end in ends.values()),
             lost=sum(end not in self._may_end[task_id] for task_id, end in ends.items()),
-            doubled=sum(self._results(task_id) > 1 for task_id in ends),
+            doubled=sum(self._finals(task_id) > 1 or len(folders.get(task_id, ())) > 1 for task_id in ends),
         )
 
-    def _results(self, task_id: str) -> int:
-        """How many results there are: final events, or folders of attempts with files."""
-        finals = sum(kind in _FINAL for _, kind, _, _ in self.story(task_id))
-        folders = {name.split("/")[2] for name in stored_files(self.system) if name.startswith(f"outputs/{task_id}/")}
-        return max(finals, len(folders))
+    def _finals(self, task_id: str) -> int:
+        return sum(kind in _FINAL for _, kind, _, _ in self.story(task_id))
 
 
 _FINAL = frozenset(kind.value for kind in EventType if kind.final)

@@ -2,7 +2,8 @@
 
 It runs on an event loop in a thread of its own. `cut` resets the connections and refuses new ones; `freeze` keeps all
 open and lets nothing pass, as a half-open connection does; `hold` freezes at the first chunk from the client that
-contains certain bytes, which has then not been passed on. `heal` lets everything pass, first what was kept.
+contains certain bytes, which has then not been passed on. `refuse` cuts only connections that begin with certain
+bytes. `heal` lets everything pass, first what was kept.
 """
 
 import asyncio
@@ -15,13 +16,15 @@ from test.cluster import free_port, wait_until
 
 
 class Proxy:
-    """Passes 127.0.0.1:`port` on to 127.0.0.1:`target`."""
+    """Passes 127.0.0.1:`port` on to 127.0.0.1:`target`, which may be changed for new connections."""
 
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.held = b""  # the chunk at which `hold` froze
-        self._target = target
+        self.target = target
         self._pattern = b""
+        self._unwanted = b""
+        self._beginnings: dict[asyncio.StreamWriter, bytes] = {}  # of connections from clients
         self._refuse = False
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
@@ -59,12 +62,22 @@ class Proxy:
         self.held = b""
         self._pattern = pattern
 
+    def refuse(self, beginning: bytes) -> None:
+        """Resets the connections of which the client's first chunk begins so, and all new ones of that kind."""
+        self._unwanted = beginning
+        self._run(self._cut_unwanted())
+
+    async def _cut_unwanted(self) -> None:
+        for writer, beginning in list(self._beginnings.items()):
+            if beginning.startswith(self._unwanted):
+                writer.transport.abort()
+
     def wait_held(self, timeout: float = 20) -> None:
         wait_until(lambda: self.held, "the proxy holds what it waits for", timeout)
 
     def heal(self) -> None:
         """Everything passes again."""
-        self._refuse = False
+        self._refuse, self._unwanted = False, b""
         self._loop.call_soon_threadsafe(self._open.set)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -97,7 +110,7 @@ class Proxy:
         self._writers.add(writer)
         try:
             await self._open.wait()
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(up_writer)
             await self._both(reader, writer, up_reader, up_writer)
         except (OSError, asyncio.CancelledError):
@@ -114,8 +127,8 @@ class Proxy:
     ) -> None:
         """Until one side ends the connection; then the other's is ended too."""
         ways = {
-            asyncio.create_task(self._pump(reader, up_writer, from_client=True)),
-            asyncio.create_task(self._pump(up_reader, writer, from_client=False)),
+            asyncio.create_task(self._pump(reader, up_writer, client=writer)),
+            asyncio.create_task(self._pump(up_reader, writer)),
         }
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -126,11 +139,21 @@ class Proxy:
             for one in (writer, up_writer):
                 one.transport.abort()
             self._writers.discard(up_writer)
+            self._beginnings.pop(writer, None)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        client: asyncio.StreamWriter | None = None,
+    ) -> None:
         try:
             while chunk := await reader.read(65536):
-                if from_client and self._pattern and self._pattern in chunk:
+                beginning = self._beginnings.setdefault(client, chunk[:64]) if client else b""
+                if self._unwanted and beginning.startswith(self._unwanted):
+                    return
+                if client and self._pattern and self._pattern in chunk:
                     self._pattern, self.held = b"", chunk
                     self._open.clear()
                 await self._open.wait()

@@ -3,10 +3,10 @@
 import signal
 import time
 
-from test.faults.conftest import Start
+from test.faults.conftest import Start, bar
 from test.scenario.story import slow_prompt
 
-GRACE = 2
+GRACE = 2  # seconds, of these settings
 
 
 def test_a_stopped_agent_finishes_or_gives_back_and_takes_nothing_new(start: Start) -> None:
@@ -23,7 +23,7 @@ def test_a_stopped_agent_finishes_or_gives_back_and_takes_nothing_new(start: Sta
         stopped[1].signal(signal.SIGINT)
         assert [process.wait(10) for process in stopped] == [0, 0]
         assert oracle.status(short) == "completed", "finished within the grace period"
-        assert oracle.at(long, "released") - at < GRACE + 1, "given back within 1 s after it"
+        assert oracle.at(long, "released") - at < bar(GRACE + 1), "given back within 1 s after it"
         assert {oracle.status(task_id) for task_id in waiting} == {"pending"}, "nothing new was claimed"
         for process in stopped:
             process.start()

@@ -1,12 +1,13 @@
 """F5: an instance hangs: the task's time limit fires, another agent tries; two hanging instances fail the task."""
 
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import set_faults
 from test.scenario.story import slow_prompt
 
 LIMIT = 3
 
 
+@slow
 def test_the_time_limit_moves_the_task_and_then_fails_it(start: Start) -> None:
     oracle = start(agents=2)
     with oracle.client() as client:

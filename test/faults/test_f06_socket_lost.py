@@ -3,7 +3,7 @@
 import pytest
 
 from test.cluster import wait_until
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import Oracle, set_faults
 from test.scenario.story import runs, slow_prompt
 
@@ -13,7 +13,7 @@ def socket_ends(oracle: Oracle) -> int:
     return oracle.system.processes["agent-1"].log.read_text().count('"action":"instance.socket"')
 
 
-@pytest.mark.parametrize("ends_meanwhile", [True, False])
+@pytest.mark.parametrize("ends_meanwhile", [True, pytest.param(False, marks=slow)])
 def test_a_dropped_socket_costs_no_second_render(start: Start, ends_meanwhile: bool) -> None:
     oracle = start(agents=1)
     with oracle.client() as client:
@@ -32,6 +32,7 @@ def test_a_dropped_socket_costs_no_second_render(start: Start, ends_meanwhile: b
     oracle.conclude("F6", f"websocket dropped and refused {when}")
 
 
+@slow
 def test_a_silent_socket_costs_no_second_render(start: Start) -> None:
     oracle = start(agents=1)
     with oracle.client() as client:

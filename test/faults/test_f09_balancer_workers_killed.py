@@ -16,7 +16,7 @@ from test.cluster import wait_until
 from test.faults.conftest import ALL, Start
 from test.faults.oracle import Oracle
 
-SUBMITS = 1000 if ALL else 300
+SUBMITS = 1000 if ALL else 160
 CLIENTS = 16
 KILLS = 3
 

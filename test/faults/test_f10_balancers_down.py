@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 
 from test.cluster import answers, wait_until
-from test.faults.conftest import ALL, Start
+from test.faults.conftest import Start, slow
 from test.scenario.story import slow_prompt
 
-DOWN = 30.0 if ALL else 5.0  # seconds
+DOWN = 30.0  # seconds
 
 
 def follow(client: httpx.Client, task_id: str, seen: list[dict[str, Any]]) -> None:
@@ -31,6 +31,7 @@ def follow(client: httpx.Client, task_id: str, seen: list[dict[str, Any]]) -> No
     wait_until(ended, "the watcher has the whole story", 60)
 
 
+@slow
 def test_agents_go_on_and_watchers_resume(start: Start) -> None:
     oracle = start(agents=2)
     balancer = oracle.system.processes["balancer"]

@@ -6,14 +6,15 @@ import time
 import httpx
 
 from test.cluster import answers, wait_until
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.scenario.story import runs, slow_prompt
 
 AWAY = 5.0  # seconds; the lease is longer
 
 
+@slow
 def test_nothing_acknowledged_is_lost_and_all_reconnect(start: Start) -> None:
-    oracle = start(agents=2, settings={"LEASE_SECONDS": "9", "HEARTBEAT_TTL": "9"})
+    oracle = start(agents=2, usual={})
     redis = oracle.system.processes["redis"]
     answered: list[httpx.Response] = []
     enough = threading.Event()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from test.cluster import answers, wait_until
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import instance_runs
 from test.scenario.story import slow_prompt
 
@@ -16,6 +16,7 @@ def append_only_file(folder: Path) -> Path:
     return max((folder / "redis" / "appendonlydir").glob("*.incr.aof"))
 
 
+@slow
 def test_only_what_came_after_the_last_sync_is_missing(start: Start) -> None:
     oracle = start(agents=2)
     redis = oracle.system.processes["redis"]

@@ -4,15 +4,15 @@ import signal
 import time
 
 from test.cluster import answers, wait_until
-from test.faults.conftest import ALL, Start
+from test.faults.conftest import Start, slow
 from test.scenario.story import runs, slow_prompt
 
-STALL = 10.0 if ALL else 6.0  # seconds
+STALL = 10.0  # seconds
 
 
+@slow
 def test_a_stall_costs_no_attempt_and_no_render(start: Start) -> None:
-    lease = str(STALL * 1.5)
-    oracle = start(agents=2, settings={"LEASE_SECONDS": lease, "HEARTBEAT_TTL": lease})
+    oracle = start(agents=2, usual={})
     redis = oracle.system.processes["redis"]
     with oracle.client() as client:
         ending, going_on = (oracle.submit(client, slow_prompt(steps, steps=steps)) for steps in (40, 200))

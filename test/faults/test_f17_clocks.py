@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from test.cluster import ROOT
-from test.faults.conftest import Start
+from test.faults.conftest import Start, slow
 from test.scenario.story import slow_prompt
 
 OFF = 600  # seconds
@@ -15,6 +15,7 @@ time.time_ns = lambda: _time_ns() + _shift * 1_000_000_000
 """
 
 
+@slow
 def test_wrong_clocks_change_nothing(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "clock"
     folder.mkdir()

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from test.cluster import wait_until
-from test.faults.conftest import ALL, Start
+from test.faults.conftest import ALL, Start, bar
 from test.faults.oracle import Oracle, instance_runs
 from test.scenario.story import runs, slow_prompt
 
-MOMENTS = 1000 if ALL else 60
+MOMENTS = 1000 if ALL else 40
 
 
 def cancel_once(oracle: Oracle, client: httpx.Client, number: int, delay: float) -> None:
@@ -38,6 +38,18 @@ def test_canceled_or_completed_and_never_both(start: Start) -> None:
     assert oracle.row is not None
     assert oracle.row.canceled > MOMENTS / 10
     assert oracle.row.completed > MOMENTS / 10
+
+
+def test_the_gpu_is_free_at_once_and_the_next_task_runs(start: Start) -> None:
+    oracle = start(agents=1)
+    with oracle.client() as client:
+        task_id = oracle.submit(client, slow_prompt(1, steps=400), "canceled")
+        neighbour = oracle.submit(client, slow_prompt(2, steps=2))
+        oracle.wait_progress(task_id)
+        client.post(f"/api/v1/tasks/{task_id}/cancel").raise_for_status()
+        oracle.wait_final(neighbour, timeout=bar(2))
+    assert [run["last_message"] for run in runs(oracle.system, 1)] == ["execution_interrupted", "execution_success"]
+    oracle.conclude("F19", "cancel in mid-run, a neighbour waits")
 
 
 def test_a_cancel_survives_the_death_of_the_agent(start: Start) -> None:

@@ -11,14 +11,15 @@ from comfy_shared.claims import Attempt, UnknownLanes
 from comfy_shared.queue import Queue
 from comfy_shared.registry import AgentRecord, Registry, Vitals
 from test.cluster import wait_until
-from test.faults.conftest import ALL, Start
+from test.faults.conftest import Start, slow
 from test.faults.oracle import Oracle, Row
 from test.scenario.story import slow_prompt
 from test.support.settings import settings_for
 
-TASKS = 100_000 if ALL else 3000
+TASKS = 100_000
 PROMPT = 2048  # bytes that compress badly
 CLAIMS = 1000
+LIMITS = {"QUEUE_LIMIT": "200000", "OWNER_QUEUED_LIMIT": "200000"}
 RETENTION = 3.0  # seconds
 
 
@@ -52,9 +53,10 @@ async def work(oracle: Oracle, ids: list[str]) -> list[float]:
     return took
 
 
-@pytest.mark.timeout(600 if ALL else 30)
+@slow
+@pytest.mark.timeout(900)
 def test_claims_are_fast_tasks_small_and_nothing_stays(start: Start) -> None:
-    oracle = start(agents=1, settings={"TASK_RETENTION": str(RETENTION), "PURGE_SECONDS": "1", "QUEUE_LIMIT": "200000"})
+    oracle = start(agents=1, settings={"TASK_RETENTION": str(RETENTION), "PURGE_SECONDS": "1", **LIMITS})
     oracle.system.processes["agent-1"].stop()
     with oracle.client() as client:
         prompt = slow_prompt(1, steps=1)

@@ -1,11 +1,15 @@
 """F23: an agent dies and comes back again and again: no leftovers, and nobody starves."""
 
-from test.faults.conftest import ALL, Start
+import pytest
+
+from test.faults.conftest import Start, slow
 from test.scenario.story import slow_prompt
 
-FLAPS = 50 if ALL else 4
+FLAPS = 50
 
 
+@slow
+@pytest.mark.timeout(900)
 def test_a_flapping_agent_leaves_nothing_and_starves_nobody(start: Start) -> None:
     oracle = start(agents=2)
     flapping = oracle.system.processes["agent-1"]
@@ -14,10 +18,8 @@ def test_a_flapping_agent_leaves_nothing_and_starves_nobody(start: Start) -> Non
             ids = [
                 oracle.submit(client, slow_prompt(10 * flap + number, steps=10), max_attempts=10) for number in range(4)
             ]
-            held = oracle.redis.scard
             oracle.wait_event(ids[0], "claimed")
             flapping.kill()
-            assert held(oracle.keys.held("agent-1")) in (0, 1)
             oracle.wait_final(*ids[:2], timeout=15)
             flapping.start()
     oracle.conclude("F23", f"one of 2 agents SIGKILL and back {FLAPS} times", timeout=60)

@@ -62,6 +62,21 @@ class TestRenew:
         attempt = await started(queue, await hand())
         assert await queue.renew("s2", {attempt.id: 1}) == {attempt.id}
 
+    async def test_the_number_of_an_attempt_that_redis_forgot_is_not_given_again(
+        self, queue: Queue, redis: Redis, keys: Keys, hand: HandMaker
+    ) -> None:
+        # After the promotion of a replica that lagged, another attempt got the number, and the folder, of a live one.
+        agent = await hand()
+        await queue.submit([new_task(max_attempts=9)], queue_limit=10)
+        attempt = await agent.take()
+        assert await queue.renew(agent.session, {attempt.id: 3}) == {attempt.id}
+        assert (await queue.get(attempt.id)).attempt == 3
+        with pytest.raises(LeaseLost):
+            await queue.complete(attempt, [])
+        await advance(redis, keys, 16)
+        await queue.sweep()
+        assert (await agent.take()).number == 4
+
 
 class TestReport:
     async def test_a_report_becomes_an_event_and_progress_is_recorded(self, queue: Queue, hand: HandMaker) -> None:

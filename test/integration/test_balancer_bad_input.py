@@ -37,7 +37,10 @@ def chain(length: int) -> dict[str, Any]:
 
 
 def nested(depth: int) -> str:
-    return '{"prompt": {"1": {"class_type": "SaveImage", "inputs": {"x": ' + "[" * depth + "]" * depth + "}}}}"
+    deep = "[" * depth + "]" * depth
+    inputs = f'{{"images": ["2", 0], "filename_prefix": "x", "x": {deep}}}'
+    empty = '{"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}'
+    return f'{{"prompt": {{"1": {{"class_type": "SaveImage", "inputs": {inputs}}}, "2": {empty}}}}}'
 
 
 def changed(node: str, name: str, value: Any) -> dict[str, Any]:
@@ -124,7 +127,8 @@ async def test_a_model_that_no_agent_has_names_its_input(balancer: Balancer) -> 
 async def test_a_model_in_a_folder_of_windows_is_no_path_trick(balancer: Balancer) -> None:
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd\\b.safetensors"}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "b"}},
     }
     await balancer.submit({"prompt": prompt})
 

@@ -208,7 +208,7 @@ class TestList:
         for one in (bad, worse):  # or they would be in the way of the leak check
             await balancer.redis.delete(balancer.keys.task(one["id"]), balancer.keys.story(one["id"]))
         await balancer.redis.delete(balancer.keys.index("all"), balancer.keys.index("owner", "admin"))
-        await balancer.redis.delete(balancer.keys.index("status", "pending"), balancer.keys.index("workflow", "smoke"))
+        await balancer.redis.delete(balancer.keys.index("status", "open"), balancer.keys.index("workflow", "smoke"))
 
     async def test_long_parameter_values_are_left_out_of_lists(self, balancer: Balancer) -> None:
         parameters = {"text": "a cat " * 100, "steps": 4}

@@ -280,3 +280,18 @@ async def test_no_event_is_missed_or_repeated_over_a_restart_of_redis(own_redis:
         assert_whole(events, 1, 2 + 40 + 1)
     await client.aclose()
     await writer.aclose()
+
+
+async def test_an_end_that_a_watcher_is_ahead_of_ends_its_watch(
+    hub: EventHub, queue: Queue, redis: Redis, keys: Keys, hand: HandMaker
+) -> None:
+    # It waited for ever: a promoted replica had told less of the story than the watcher had seen.
+    attempt = await running(queue, hand)
+    for number in range(6):
+        await step(queue, attempt, number)
+    watching = asyncio.create_task(collect(hub, attempt.id, after=8))
+    await wait_until(lambda: len(hub._watchers[attempt.id]) == 1, "it watches")
+    await redis.ltrim(keys.story(attempt.id), 0, 2)
+    await redis.hset(keys.task(attempt.id), "events", 3)
+    await queue.complete(attempt, [])
+    assert await asyncio.wait_for(watching, 5) == []

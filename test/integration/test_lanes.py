@@ -9,6 +9,7 @@ from comfy_shared.keys import Keys
 from comfy_shared.models import Needs, Policy
 from comfy_shared.needs import lane_of
 from comfy_shared.queue import Queue
+from comfy_shared.registry import Registry
 from test.support.agents import Hand, advance
 from test.support.builders import NEEDS_A, NEEDS_B, new_task
 
@@ -140,3 +141,16 @@ async def test_the_policy_can_be_switched_to_first_in_first_out(queue: Queue, ha
     await work(queue, agent, NEEDS_B, cold=True)
     await queue.set_policy(Policy.LANE)
     await work(queue, agent, NEEDS_A, cold=True)
+
+
+async def test_a_lane_in_the_memory_of_an_agent_that_drains_is_nobodys(
+    queue: Queue, registry: Registry, hand: HandMaker
+) -> None:
+    # Its tasks waited a minute and more for the warm agent, which claimed nothing, while another was idle.
+    draining, other = await hand("gpu-1"), await hand("gpu-2")
+    await teach(queue, draining, NEEDS_B)
+    await teach(queue, other, NEEDS_A)
+    await put(queue, NEEDS_B)
+    assert isinstance(await other.claim(), Nothing)
+    await registry.drain("gpu-1", on=True)
+    await work(queue, other, NEEDS_B, cold=True)

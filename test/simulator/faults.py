@@ -35,6 +35,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     refuse_seconds: float = 0.0  # connections are cut and new ones refused for this long
     lose_output: int = 0  # saved files that vanish right after the node named them
     keep_cache: bool = False  # the cache evicts nothing (as --cache-lru): identical graphs always name their old files
+    leak_gib: float = 0.0  # memory of the machine that is taken besides; POST /free does not give it back
     history_delay: float = 0.0  # seconds between execution_success and the history entry
 
 

@@ -41,6 +41,7 @@ class Instance:
         self.prompts: deque[dict[str, Any]] = deque(maxlen=_STATISTICS)
         self.unload_wanted = False  # POST /free
         self.forget_wanted = False  # POST /free
+        self.freed = 0  # times that either was done
         self.http_may_answer = asyncio.Event()
         self.apply(options.faults)
 
@@ -105,6 +106,7 @@ class Instance:
             self.machine.unload()
         if self.forget_wanted:
             self.executor.forget()
+        self.freed += self.unload_wanted or self.forget_wanted
         self.unload_wanted = self.forget_wanted = False
 
 

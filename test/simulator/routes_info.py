@@ -63,7 +63,7 @@ class InfoRoutes:
         system = {
             "os": "posix",
             "ram_total": _RAM,
-            "ram_free": _RAM // 2,
+            "ram_free": _RAM // 2 - int(machine.faults.leak_gib * GIB),
             "comfyui_version": options.version,
             "required_frontend_version": "1.27.10",
             "installed_templates_version": "0.1.95",

@@ -16,7 +16,7 @@ def leaked_keys(redis: Redis, keys: Keys) -> list[str]:
 def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
     name = key.removeprefix(keys.base)
     kind, _, rest = name.partition(":")
-    if name in PERMANENT or kind == "workflow":
+    if name in PERMANENT or kind in ("workflow", "userdata", "settings"):
         return True
     if kind in ("task", "story"):
         return _lives(redis, keys, rest)
@@ -29,6 +29,11 @@ def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
         return all(redis.zscore(keys.queue, member) is not None for member in waiting)
     if kind == "held":
         return all(redis.zscore(keys.leases, member) is not None for member in cast("list[bytes]", redis.hkeys(key)))
+    if kind == "batch":
+        return bool(redis.exists(keys.index("batch", rest)))
+    if kind == "batches":
+        members = cast("list[bytes]", redis.zrange(key, 0, -1))
+        return all(redis.exists(keys.batch_prefix + member.decode(errors="replace")) for member in members)
     if kind == "index":
         members = cast("list[bytes]", redis.zrange(key, 0, -1))
         return all(redis.exists(keys.task(member.decode(errors="replace"))) for member in members)

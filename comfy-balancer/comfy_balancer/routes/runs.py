@@ -1,15 +1,15 @@
 """Each workflow as a call of its own: the body is its parameters. `typed_routes` describes them in the document."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-from comfy_balancer import views
+from comfy_balancer.batch_schemas import BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
-from comfy_balancer.openapi import answer
-from comfy_balancer.routes.tasks import Hold, Wait, as_labels, headers_of
+from comfy_balancer.openapi import either
+from comfy_balancer.routes.tasks import Hold, Wait, answered, as_labels
 from comfy_balancer.schemas import TaskRequest, TaskView
 from comfy_balancer.service import Accepted
 from comfy_balancer.typed_routes import TAG, values_of
@@ -17,16 +17,31 @@ from comfy_balancer.uploads import read_form
 from comfy_balancer.validation import placed
 from comfy_shared.callers import Caller
 from comfy_shared.errors import InvalidTask
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.workflows import Workflow
 
 router = APIRouter(prefix="/workflows", tags=[TAG])
+
+
+async def _output(
+    target: Annotated[PictureFormat | None, Query(alias="format", description="Add each picture in it.")] = None,
+    quality: Annotated[int | None, Query(ge=1, le=100, description="Of jpeg, webp, avif.")] = None,
+    max_size: Annotated[int | None, Query(ge=16, le=16384, description="Longest side of the added picture.")] = None,
+    strip_metadata: Annotated[bool | None, Query(description="Take the graph out of PNG originals.")] = None,
+) -> OutputOptions | None:
+    options = OutputOptions(format=target, quality=quality, max_size=max_size, strip_metadata=strip_metadata)
+    return None if options == OutputOptions() else options
+
+
+Output = Annotated[OutputOptions | None, Depends(_output)]
 
 
 @router.post(
     "/{name}/run",
     status_code=202,
     summary="Run a workflow",
-    responses=answer(202, TaskView, "Accepted; it waits.") | answer(200, TaskView, "Finished within `wait`."),
+    responses=either(202, TaskView, BatchView, "Accepted; with lists as a batch.")
+    | either(200, TaskView, BatchView, "Finished within `wait`."),
     response_class=Json,
 )
 async def run(
@@ -34,6 +49,7 @@ async def run(
     request: Request,
     here: Here,
     who: Who,
+    output: Output,
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
     hold: Hold = False,
@@ -45,8 +61,10 @@ async def run(
     require: Annotated[
         list[str] | None, Query(description="`name=value` that its agent must have; may be repeated.")
     ] = None,
+    sweep: Annotated[Literal["product", "zip"], Query(description="How lists in JSON are combined.")] = "product",
 ) -> Response:
-    """Accepts a task of the workflow's active version, or of its canary."""
+    """Accepts a task of the workflow's active version, or of its canary. A list in the place of a value makes a sweep:
+    a batch, which is then the answer."""
     workflow = await here.catalog.get(name)
     options = TaskRequest(
         workflow=name,
@@ -56,16 +74,14 @@ async def run(
         reuse=reuse,
         labels=as_labels("label", label or []),
         require=as_labels("require", require or []),
+        sweep=sweep,
+        output=output,
     )
     try:
         accepted = await _submit(request, here, who, workflow, options, key=idempotency_key, hold=hold)
     except InvalidTask as error:
         raise _of_body(error, workflow) from None
-    task = accepted.tasks[0]
-    if wait:
-        task = await here.service.wait(task, wait)
-    status = 200 if wait is not None and task.status.final else 202
-    return Json(views.task_view(task), status, headers=headers_of(accepted))
+    return await answered(here, who, accepted, wait)
 
 
 async def _submit(

@@ -6,16 +6,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from comfy_balancer import views
+from comfy_balancer.batch_schemas import SWEEP, BatchRequest, BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
 from comfy_balancer.listing import Query as TaskQuery
-from comfy_balancer.openapi import answer, body
+from comfy_balancer.openapi import answer, body, either
 from comfy_balancer.schemas import (
     SMOKE_PROMPT,
     SMOKE_TASK,
     TASK_ID,
-    BatchRequest,
-    BatchView,
     CheckView,
     ExplainView,
     TaskList,
@@ -95,11 +94,12 @@ def headers_of(accepted: Accepted) -> dict[str, str]:
     "",
     status_code=202,
     summary="Submit a task",
-    responses=answer(202, TaskView, "Accepted; it waits.") | answer(200, TaskView, "Finished within `wait`."),
+    responses=either(202, TaskView, BatchView, "Accepted; with lists in `parameters` as a batch.")
+    | either(200, TaskView, BatchView, "Finished within `wait`."),
     response_class=Json,
     openapi_extra=body(
         TaskRequest,
-        examples={"workflow": SMOKE_TASK, "prompt": {"prompt": SMOKE_PROMPT}},
+        examples={"workflow": SMOKE_TASK, "prompt": {"prompt": SMOKE_PROMPT}, "sweep": SWEEP},
         form=TASK_FORM,
     ),
 )
@@ -114,18 +114,37 @@ async def submit(
     """Accepts a task: a workflow's name with parameters, or a raw prompt; as JSON, or as a form with input files.
 
     A task that no agent can run is refused, with the missing node class, file or label and the nearest match;
-    with `hold` it waits for one that can. `require` names labels that its agent must have.
+    with `hold` it waits for one that can. `require` names labels that its agent must have. A list among the
+    parameters makes a sweep: one task for each value (`sweep`), all of them one batch, which is then the answer.
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         accepted = await _submit_form(request, here, who, idempotency_key, hold=hold)
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
+    return await answered(here, who, accepted, wait)
+
+
+async def answered(here: Resources, who: Caller, accepted: Accepted, wait: float | None) -> Response:
+    """The answer to a submit: the task, or the batch that its lists made; finished, if that comes within `wait` s."""
+    if accepted.batch:
+        return await _batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
     status = 200 if wait is not None and task.status.final else 202
     return Json(views.task_view(task), status, headers=headers_of(accepted))
+
+
+async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
+    batch = accepted.fresh or await here.batches.get(accepted.batch, who)
+    tasks = accepted.tasks
+    if wait:
+        batch = await here.batches.wait(batch, wait)
+        tasks = tuple(await here.batches.tasks(batch))
+    status = 200 if wait is not None and batch.ended else 202
+    headers = headers_of(accepted) | {"Location": views.batch_url(batch.id)}
+    return Json(views.batch_view(batch, tasks), status, headers=headers)
 
 
 async def _submit_form(request: Request, here: Resources, who: Caller, key: str | None, *, hold: bool) -> Accepted:
@@ -152,11 +171,10 @@ async def _submit_form(request: Request, here: Resources, who: Caller, key: str 
 async def submit_batch(
     request: Request, here: Here, who: Who, idempotency_key: IdempotencyKey = None, hold: Hold = False
 ) -> Response:
-    """Accepts up to 1,000 tasks, or, when one of them does not fit, none."""
+    """Accepts up to 1,000 tasks as one batch, or, when one of them does not fit, none."""
     batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
     accepted = await here.service.submit_batch(batch.tasks, who, key=idempotency_key, hold=hold)
-    headers = {"Idempotent-Replayed": "true"} if accepted.replayed else {}
-    return Json(BatchView(tasks=[views.task_view(task) for task in accepted.tasks]), 202, headers=headers)
+    return await _batch_answer(here, who, accepted)
 
 
 @router.post(
@@ -166,10 +184,10 @@ async def submit_batch(
     response_class=Json,
     openapi_extra=body(TaskRequest),
 )
-async def check(request: Request, here: Here) -> Response:
+async def check(request: Request, here: Here, who: Who) -> Response:
     """Does all the checks of a submit and stores nothing: the agents that could run the task now, or what is wrong."""
     task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
-    return Json(await here.service.check(task_request))
+    return Json(await here.service.check(task_request, who))
 
 
 @router.get("", summary="List tasks", responses=answer(200, TaskList, "One page, newest first."), response_class=Json)
@@ -179,6 +197,7 @@ async def list_tasks(
     status: Annotated[Status | None, Query(description="Only tasks with this status.")] = None,
     workflow: Annotated[str | None, Query(max_length=64, description="Only tasks of this workflow.")] = None,
     owner: Annotated[str | None, Query(max_length=256, description="Only tasks of this owner.")] = None,
+    batch: Annotated[str | None, Query(max_length=64, description="Only tasks of this batch.")] = None,
     label: Annotated[list[str] | None, Query(description="`name=value`; may be repeated, then all must fit.")] = None,
     created_after: Annotated[
         str | None, Query(description="ISO 8601, or milliseconds since 1970; itself included.")
@@ -195,6 +214,7 @@ async def list_tasks(
         workflow=workflow,
         owner=owner,
         visible_to=who,
+        batch=batch,
         labels=as_labels("label", label or []),
         after=_time("created_after", created_after),
         before=_time("created_before", created_before),
@@ -243,8 +263,8 @@ async def get_task(task_id: str, here: Here, who: Who) -> Response:
     response_class=Json,
 )
 async def explain(task_id: str, here: Here, who: Who) -> Response:
-    """For a pending task its lane, what is ahead, and each agent with the reason why it can or cannot take it; for
-    any other a sentence. No start is estimated."""
+    """For a pending task its lane, what is ahead, each agent with the reason why it can or cannot take it, and an
+    estimated start; for any other a sentence."""
     return Json(await here.explainer.explain(await here.service.get(task_id, who)))
 
 

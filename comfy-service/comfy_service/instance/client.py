@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from httpx_aiohttp import AiohttpTransport
 
 from comfy_shared.errors import InstanceLost, OutputMissing, PromptRejected, RunError
 from comfy_shared.models import Prompt
@@ -49,7 +50,7 @@ class Instance:
         self.http = httpx.AsyncClient(
             base_url=self.url,
             timeout=httpx.Timeout(patience, connect=2.0),
-            limits=limits,
+            transport=AiohttpTransport(limits=limits, trust_env=False),  # a third of the time of httpx's own
             trust_env=False,
         )
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import msgspec
 
-from comfy_shared.errors import Interrupted, NodeFailed, OutOfMemory
-from comfy_shared.models import Prompt
+from comfy_shared.errors import DeviceFailed, Interrupted, NodeFailed, OutOfMemory
+from comfy_shared.models import Prompt, Shown
 from comfy_shared.needs import names_model
+
+MOST_EXECUTED = 1000  # nodes that an error names as done
+LARGEST_SHOWN = 64 * 1024  # bytes
 
 
 class FileReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,13 +31,16 @@ class TextOutput(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+_OF_DEVICE = re.compile(r"\b(CUDA|HIP|XPU|CUBLAS|cuBLAS|cuDNN) error\b|device-side assert|unspecified launch failure")
+
+
 def judge(entry: Mapping[str, Any]) -> None:
     """Returns when the prompt ended in success.
 
     An interrupted prompt has status "error" too: only its last message tells the two apart.
 
     Raises:
-        Interrupted, OutOfMemory, NodeFailed.
+        Interrupted, OutOfMemory, DeviceFailed, NodeFailed.
     """
     status = _mapping(entry.get("status"))
     if status.get("status_str") == "success":
@@ -46,10 +52,15 @@ def judge(entry: Mapping[str, Any]) -> None:
         raise Interrupted
     node, node_class = str(data.get("node_id", "")), str(data.get("node_type", ""))
     exception = str(data.get("exception_type", "unknown"))
-    text = str(data.get("exception_message", "")).strip()[:2000]
-    details = {"node": node, "node_class": node_class, "exception": exception}
+    told = str(data.get("exception_message", ""))[:2000]
+    text = told.strip()
+    details: dict[str, Any] = {"node": node, "node_class": node_class, "exception": exception, "text": told}
+    if isinstance(executed := data.get("executed"), list):
+        details["executed"] = [str(item) for item in executed[:MOST_EXECUTED]]
     if "OutOfMemory" in exception or "out of memory" in text.lower():
         raise OutOfMemory(f"Out of memory in node {node} ({node_class}): {text}", details)
+    if _OF_DEVICE.search(text) and exception in ("RuntimeError", "torch.AcceleratorError"):
+        raise DeviceFailed(f"The GPU failed in node {node} ({node_class}): {text}", details)
     raise NodeFailed(f"Node {node} ({node_class}) failed: {exception}: {text}", details)
 
 
@@ -98,6 +109,21 @@ def measure(entry: Mapping[str, Any], prompt: Prompt) -> Measured:
         return Measured(gpu_ms=0, cold=None)
     loaders = {node for node, item in prompt.items() if any(map(names_model, item.get("inputs", {}).values()))}
     return Measured(gpu_ms=gpu_ms, cold=bool(loaders - cached))
+
+
+def shown(entry: Mapping[str, Any]) -> bytes:
+    """What ComfyUI clients are told of a success, as JSON of `Shown`; empty when it is too much to keep."""
+    messages = _mapping(entry.get("status")).get("messages")
+    cached = [item[1] for item in messages or () if isinstance(item, list) and item[:1] == ["execution_cached"]]
+    nodes = _mapping(cached[0]).get("nodes") if cached else ()
+    kept = msgspec.json.encode(
+        Shown(
+            outputs=dict(_mapping(entry.get("outputs"))),
+            meta=dict(_mapping(entry.get("meta"))),
+            cached=tuple(map(str, nodes)) if isinstance(nodes, list) else (),
+        )
+    )
+    return kept if len(kept) <= LARGEST_SHOWN else b""
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

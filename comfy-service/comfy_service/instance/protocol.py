@@ -76,6 +76,15 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str
     prompt_id: str | None = None
     node: str | None = None
+    places: Mapping[str, str | None] = {}  # display_node_id, parent_node_id, real_node_id, as far as they are told
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that a node shows while it runs; the frame names no prompt."""
+
+    node: str
+    content: bytes
+    prompt_id: None = None
 
 
 class LogLines(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +93,9 @@ class LogLines(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[str, ...]
 
 
-Frame = QueueStatus | Started | Cached | NodeRunning | NodeFinished | Step | NodeOutput | Ended | Image | LogLines
+Frame = (
+    QueueStatus | Started | Cached | NodeRunning | NodeFinished | Step | NodeOutput | Ended | Image | Text | LogLines
+)
 
 _ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -155,11 +166,12 @@ def _optional(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+_PLACES = ("display_node_id", "parent_node_id", "real_node_id")
 _FORMATS = {1: "image/jpeg", 2: "image/png"}
 
 
-def parse_binary(frame: bytes) -> Image | None:
-    """A binary frame (big-endian u32 event type first) as a value; None when it holds no picture."""
+def parse_binary(frame: bytes) -> Image | Text | None:
+    """A binary frame (big-endian u32 event type first) as a value; None when it holds no picture and no text."""
     try:
         (event,) = struct.unpack_from(">I", frame)
         (second,) = struct.unpack_from(">I", frame, 4)
@@ -167,6 +179,8 @@ def parse_binary(frame: bytes) -> Image | None:
         return None
     if event == 1:
         return Image(data=frame[8:], content_type=_FORMATS.get(second, "application/octet-stream"))
+    if event == 3 and second <= len(frame) - 8:
+        return Text(node=frame[8 : 8 + second].decode(errors="replace"), content=frame[8 + second :])
     if event == 4:
         try:
             meta = msgspec.json.decode(frame[8 : 8 + second], type=dict[str, Any])
@@ -177,6 +191,7 @@ def parse_binary(frame: bytes) -> Image | None:
             content_type=str(meta.get("image_type", "application/octet-stream")),
             prompt_id=_optional(meta.get("prompt_id")),
             node=_optional(meta.get("node_id")),
+            places={name: _optional(meta[name]) for name in _PLACES if name in meta},
         )
     return None
 

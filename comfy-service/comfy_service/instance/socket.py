@@ -29,8 +29,8 @@ QUIET = 60.0  # seconds without an answer to our ping; a model load may hold the
 class Socket:
     """The socket of one agent. `client_id` is unguessable: whoever knows it could take the events over."""
 
-    def __init__(self, on_frame: Callable[[Frame], None]) -> None:
-        self._on_frame = on_frame
+    def __init__(self, on_frame: Callable[[Frame, str | bytes], None]) -> None:
+        self._on_frame = on_frame  # told what a frame says, and the frame itself
         self._connection: ClientConnection | None = None
         self.client_id = uuid4().hex
         self.lived_long = False  # the last connection was more than a failed attempt
@@ -60,7 +60,7 @@ class Socket:
                 async for message in connection:
                     frame = parse_text(message) if isinstance(message, str) else parse_binary(message)
                     if frame is not None:
-                        self._on_frame(frame)
+                        self._on_frame(frame, message)
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI, WebSocketException) as error:
             log.info("The event socket ended", action="instance.socket", reason=type(error).__name__)
         finally:

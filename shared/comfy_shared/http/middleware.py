@@ -1,20 +1,17 @@
 """What every request passes before a route sees it, outermost first; pure ASGI, so that streaming stays streaming.
 
-    RequestContext   request id, security headers, unexpected errors → 500
+    RequestContext   request id, the door's shape, security headers, unexpected errors → 500
     HeaderLimit      headers over 16 KiB → 431
-    BasicAuth        everything but the health routes needs the log-in → 401
+    LogIn            everything but the health routes needs the log-in → 401 (in `login`)
     Origin           a foreign page may not write nor open a websocket → 403
     Body             type of the body (415) and its size, also while it streams (413)
 
 Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: no header of it is ever sent.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import structlog
@@ -23,14 +20,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import TooLarge
-from comfy_shared.http.problems import MEDIA_TYPE, problem_body
+from comfy_shared.http.doors import Shapes, find_shape, refusal
 
 log = structlog.get_logger(__name__)
 
 HEADER_LIMIT = 16 * 1024  # bytes of all names and values
-OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -50,9 +45,9 @@ async def refuse(
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Answers with a problem document; a websocket is denied with the same status and body."""
-    body = problem_body(status, code, detail, request_id=scope.get("state", {}).get("request_id", ""))
-    told = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **(headers or {})}
+    """Answers in the shape of the request's door; a websocket is denied with the same status and body."""
+    body, media_type = refusal(scope, status, code, detail)
+    told = {"Content-Type": media_type, "Content-Length": str(len(body)), **(headers or {})}
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in told.items()]
     prefix = "http"
     if scope["type"] == "websocket":
@@ -66,10 +61,11 @@ async def refuse(
 
 
 class RequestContext:
-    """Names the request, puts the security headers on its answer, and is the last to catch an error."""
+    """Names the request and its door, puts the security headers on its answer, and is the last to catch an error."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, shapes: Shapes) -> None:
         self.app = app
+        self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -77,7 +73,7 @@ class RequestContext:
             return
         wished = Headers(scope=scope).get("x-request-id", "")
         request_id = wished if REQUEST_ID.fullmatch(wished) else str(ULID()).lower()
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, shape=find_shape(self._shapes, scope["path"]))
         started = False
 
         async def named(message: Message) -> None:
@@ -118,52 +114,6 @@ class HeaderLimit:
         await self.app(scope, receive, send)
 
 
-class BasicAuth:
-    """Asks for the log-in. Only the exact bytes of a health route's path are open: no other spelling of them is."""
-
-    def __init__(self, app: ASGIApp, username: str, password: str) -> None:
-        self.app = app
-        self._username = username
-        self._expected = (_digest(username.encode()), _digest(password.encode()))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._open(scope):
-            await self.app(scope, receive, send)
-            return
-        if not self._fits(Headers(scope=scope).getlist("authorization")):
-            challenge = {"WWW-Authenticate": 'Basic realm="comfy", charset="UTF-8"'}
-            await refuse(scope, receive, send, 401, "unauthorized", "A log-in is needed.", challenge)
-            return
-        scope["state"]["caller"] = Caller(owner=self._username, role=Role.ADMIN)
-        await self.app(scope, receive, send)
-
-    @staticmethod
-    def _open(scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["raw_path"] in OPEN_PATHS
-
-    def _fits(self, headers: list[str]) -> bool:
-        user, password = _credentials(headers[0]) if len(headers) == 1 else (b"", b"")
-        # Both are compared, whatever the first says; hashes have one length.
-        user_fits = hmac.compare_digest(_digest(user), self._expected[0])
-        password_fits = hmac.compare_digest(_digest(password), self._expected[1])
-        return user_fits & password_fits
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.sha256(value).digest()
-
-
-def _credentials(header: str) -> tuple[bytes, bytes]:
-    """User and password of an Authorization header; empty when it is no basic log-in."""
-    scheme, _, encoded = header.partition(" ")
-    try:
-        decoded = base64.b64decode(encoded.strip().encode("ascii"), validate=True)
-    except (binascii.Error, ValueError):
-        return b"", b""
-    user, colon, password = decoded.partition(b":")
-    return (user, password) if colon and scheme.lower() == "basic" else (b"", b"")
-
-
 class Origin:
     """A page of another origin may read nothing (no CORS) and, here, write nothing and open no websocket."""
 
@@ -194,11 +144,32 @@ def _same(origin: str, host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BodyRule:
+    """What a path of another protocol than ours takes: a body of any type."""
+
+    form_limit: int = 0  # bytes of a multipart body; 0: files are not taken
+
+
+def no_rule(_: Scope) -> BodyRule | None:
+    """Every path is ours."""
+    return None
+
+
 class Body:
     """Refuses bodies of a type that the path does not take, and bodies over their limit, told or streamed."""
 
-    def __init__(self, app: ASGIApp, *, json_limit: int, form_limit: int, form_paths: Container[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        json_limit: int,
+        form_limit: int,
+        form_paths: Container[str],
+        rule_of: Callable[[Scope], BodyRule | None] = no_rule,
+    ) -> None:
         self.app = app
+        self._rule_of = rule_of
         self._json_limit = json_limit  # bytes
         self._form_limit = form_limit  # bytes
         self._form_paths = form_paths  # where files are taken
@@ -211,12 +182,15 @@ class Body:
         length = headers.get("content-length", "")
         has_body = length not in ("", "0") or "transfer-encoding" in headers
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        rule = self._rule_of(scope)
         if scope["method"] not in SAFE_METHODS and (has_body or kind):
-            detail = _misfit(headers, kind, takes_files=scope["path"] in self._form_paths)
+            takes_files = scope["path"] in self._form_paths if rule is None else rule.form_limit > 0
+            detail = _misfit(headers, kind, takes_files=takes_files, any_type=rule is not None)
             if detail:
                 await refuse(scope, receive, send, 415, "wrong-media-type", detail)
                 return
-        limit = self._form_limit if kind == "multipart/form-data" else self._json_limit
+        form_limit = self._form_limit if rule is None else rule.form_limit
+        limit = form_limit if kind == "multipart/form-data" else self._json_limit
         message = f"The body is larger than {limit} bytes."
         if length.isdecimal() and int(length[:20]) > limit:
             await refuse(scope, receive, send, 413, "too-large", message, {"Connection": "close"})
@@ -238,12 +212,14 @@ def _counted(receive: Receive, limit: int, message: str) -> Receive:
     return counting
 
 
-def _misfit(headers: Headers, kind: str, *, takes_files: bool) -> str | None:
+def _misfit(headers: Headers, kind: str, *, takes_files: bool, any_type: bool) -> str | None:
     """Why this body is not taken."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         return "A compressed body is not taken."
     if kind == "multipart/form-data":
         return None if takes_files else "Files are not taken here; send application/json."
+    if any_type:
+        return None
     if kind != "application/json":
         return "The Content-Type must be application/json" + (" or multipart/form-data." if takes_files else ".")
     charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", headers["content-type"], re.IGNORECASE)

@@ -153,14 +153,19 @@ def problem_response(
     return Response(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def status_and_code(error: ComfyError) -> tuple[int, str]:
+    """The table's line for an error. Raises it again when the table does not know it."""
+    found = next(((status, code) for kind, status, code in TABLE if isinstance(error, kind)), None)
+    if found is None:
+        raise error
+    return found
+
+
 def respond(error: ComfyError, request_id: str) -> Response:
     """The answer to a domain error. Raises it again when the table does not know it."""
     if isinstance(error, NothingMore):
         return Response(status_code=204)
-    found = next(((status, code) for kind, status, code in TABLE if isinstance(error, kind)), None)
-    if found is None:
-        raise error
-    status, code = found
+    status, code = status_and_code(error)
     headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"

@@ -1,5 +1,5 @@
 -- purge: forget tasks that finished before the retention, and find input files that no task names any more.
--- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses output_uses
+-- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses output_uses batch_prefix batches_prefix
 -- ARGV: retention_ms input_retention_ms limit
 -- USES: time
 -- Replies: {{task id…}, {input address…}, {task id…}}: the tasks that are gone; inputs and tasks whose files are the caller's to delete
@@ -10,7 +10,7 @@ local function decoded(text)
 end
 local unkept = {}  -- tasks whose files nobody names any more
 for _, id in ipairs(gone) do
-  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs', 'reused')
+  local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'owner', 'workflow', 'labels', 'inputs', 'reused', 'batch')
   redis.call('ZREM', index_prefix .. 'all', id)
   if fields[1] then redis.call('ZREM', index_prefix .. 'status:' .. fields[1], id) end
   redis.call('ZREM', index_prefix .. 'status:open', id)  -- one that was set aside
@@ -23,6 +23,15 @@ for _, id in ipairs(gone) do
     if type(input) == 'table' and type(input.sha256) == 'string' then
       if redis.call('HINCRBY', input_uses, input.sha256, -1) <= 0 then redis.call('HDEL', input_uses, input.sha256) end
       redis.call('ZADD', inputs, 'XX', now, input.sha256)
+    end
+  end
+  local batch = type(fields[7]) == 'string' and fields[7]
+  if batch then
+    redis.call('ZREM', index_prefix .. 'batch:' .. batch, id)
+    if redis.call('EXISTS', index_prefix .. 'batch:' .. batch) == 0 then  -- it was the last of its batch
+      redis.call('DEL', batch_prefix .. batch)
+      redis.call('ZREM', batches_prefix .. 'all', batch)
+      redis.call('ZREM', batches_prefix .. 'owner:' .. tostring(fields[2]), batch)
     end
   end
   redis.call('DEL', task_prefix .. id, story_prefix .. id)

@@ -12,6 +12,9 @@ for id, attempt in pairs(cmsgpack.unpack(attempts)) do
   if fields[1] == 'running' and fields[2] == tostring(attempt) and fields[3] == session then
     redis.call('ZADD', leases, now + tonumber(lease_ms), id)
   else
+    -- A promoted replica may not know of this attempt: its number must not be given again.
+    local known = tonumber(fields[2])
+    if known and known < attempt then redis.call('HSET', task_prefix .. id, 'attempt', attempt) end
     lost[#lost + 1] = id
   end
 end

@@ -1,8 +1,8 @@
 -- settle: end a lease with an outcome. Only the attempt that holds it may; the same call again after a lost reply is ok again.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses
--- ARGV: id attempt session outcome code problem outputs told progress gpu_ms cold avoid_ms retention_ms
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses batch_prefix
+-- ARGV: id attempt session outcome code problem outputs told progress shown gpu_ms cold avoid_ms retention_ms
 -- USES: time record usage place memory apart wake move again learn
--- Input: `gpu_ms` is how long the prompt ran, `cold` 1 when it had to load its models, 0 when not, empty when that is not known; outcome is complete, fail, retry or release; `problem` is JSON of TaskError; `outputs` is JSON of the list; `told` is msgpack: the data of one output event each.
+-- Input: `gpu_ms` is how long the prompt ran, `cold` 1 when it had to load its models, 0 when not, empty when that is not known; `shown` is packed bytes for ComfyUI clients, or empty; outcome is complete, fail, retry or release; `problem` is JSON of TaskError; `outputs` is JSON of the list; `told` is msgpack: the data of one output event each.
 -- Replies: the task's status now | stale
 local task = open(id)
 if not task or tostring(task.attempt) ~= attempt or task.session ~= session then return 'stale' end
@@ -20,6 +20,7 @@ if outcome == 'retry' then
 elseif outcome == 'complete' then
   put(task, 'outputs', outputs)
   if progress ~= '' then put(task, 'progress', progress) end
+  if shown ~= '' then put(task, 'shown', shown) end
   learn(task.agent, task.lane, task.memory_place or 0, ran, cold)
   drop(task, 'error')
   local lines = cmsgpack.unpack(told)

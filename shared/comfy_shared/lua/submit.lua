@@ -1,9 +1,9 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses idempotency
--- ARGV: tasks queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
--- REST: prompt_of
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
+-- ARGV: tasks batch queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
+-- REST: bytes_of
 -- USES: time record usage place memory apart wake move
--- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, fields, told}, each prompt follows as bytes of its own; an empty `fingerprint` means no idempotency key.
+-- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, front, fields, told}, after it each prompt, then each task's `extra` (or empty), as bytes of their own; `front` goes before what waits of its owner in the lane; `batch` is msgpack: {id, owner, fields} of the batch that they are, or empty; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
 
@@ -32,10 +32,24 @@ for _, task in ipairs(list) do
   end
 end
 
+local together = batch ~= '' and cmsgpack.unpack(batch)
+if together then
+  redis.call('HSET', batch_prefix .. together.id, 'created_at', now_text, 'pending', #list, unpack(together.fields))
+  redis.call('ZADD', batches_prefix .. 'all', now_text, together.id)
+  redis.call('ZADD', batches_prefix .. 'owner:' .. together.owner, now_text, together.id)
+end
+
 local function next_order(priority)  -- a level of priority is worth so much waiting: what waits longer goes first; equals stay in order
   local base = math.max((tonumber(redis.call('GET', sequence)) or 0) + 1, now * 1024)
   redis.call('SET', sequence, string.format('%.0f', base))
   return string.format('%.0f', base + (9 - priority) * tonumber(ageing_ms) * 1024)
+end
+
+local function place_of(new)  -- in front it takes over the waiting time of the first of its owner's own
+  local order = next_order(new.priority)
+  if not new.front then return order end
+  local first = redis.call('ZRANGE', turn_prefix .. new.lane .. ':' .. new.owner, 0, 0, 'WITHSCORES')
+  return first[2] and string.format('%.0f', tonumber(first[2]) - 1) or order
 end
 
 local function index(new)
@@ -44,6 +58,7 @@ local function index(new)
   redis.call('ZADD', index_prefix .. 'owner:' .. new.owner, now_text, new.id)
   if new.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. new.workflow, now_text, new.id) end
   for _, label in ipairs(new.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now_text, new.id) end
+  if together then redis.call('ZADD', index_prefix .. 'batch:' .. together.id, now_text, new.id) end
   for _, address in ipairs(new.inputs) do
     redis.call('HINCRBY', input_uses, address, 1)
     redis.call('ZADD', inputs, now_text, address)
@@ -78,10 +93,13 @@ local waits = {}
 for i, new in ipairs(list) do
   local task = {
     id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, status = 'pending', attempt = 0, created_at = now_text, events = 0,
-    order = next_order(new.priority), changes = new.fields, gone = {},
+    order = place_of(new), changes = new.fields, gone = {},
   }
+  if together then put(task, 'batch', together.id) end
   for _, name in ipairs({'status', 'attempt', 'created_at', 'order'}) do put(task, name, task[name]) end
-  put(task, 'prompt', prompt_of(i))
+  put(task, 'prompt', bytes_of(i))
+  local extra = bytes_of(#list + i)
+  if extra ~= '' then put(task, 'extra', extra) end
   index(new)
   tell(task, 'queued', new.told)
   seen[i + 1] = new.id

@@ -11,15 +11,24 @@ absent) and `PREFIX.yaml`, which names the slots that a caller may set:
 A slot's value is what the caller sends, else its `default_value`, else what the graph holds. `workflows/README.md` has
 all keys. Whatever can be wrong with a workflow is found when it is loaded; after that only a caller can be wrong.
 `values`: the values; `checks`: the rules; `loading`: the files; `storing`: bytes; `rendering`: prompts; `changes`: what
-differs between two.
+differs between two; `completing`: the rest of a workflow from object info, with `inferring` and `tracing` for its
+parameters and `converting` for its prompt; `soundness`: whether ComfyUI would run all of it; `pictures`: the graphs
+inside a picture.
 """
 
 from comfy_shared.workflows.changes import Change, changes
+from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
+from comfy_shared.workflows.converting import ConversionError, convert
+from comfy_shared.workflows.inferring import infer_parameters
 from comfy_shared.workflows.loading import find_workflows, load_workflow, load_workflows, make_from_request
+from comfy_shared.workflows.pictures import PictureError, read_picture
 from comfy_shared.workflows.rendering import FileInput, Rendered, render
 from comfy_shared.workflows.schema import json_schema
+from comfy_shared.workflows.soundness import check_sound
 from comfy_shared.workflows.storing import from_json, to_json
 from comfy_shared.workflows.values import (
+    OpenAIMapping,
+    OpenAIQuality,
     Parameter,
     ParameterError,
     ParameterProblem,
@@ -31,22 +40,33 @@ from comfy_shared.workflows.values import (
 
 __all__ = [
     "Change",
+    "ConversionError",
     "FileInput",
+    "OpenAIMapping",
+    "OpenAIQuality",
     "Parameter",
+    "ParameterDraft",
     "ParameterError",
     "ParameterProblem",
     "ParameterType",
+    "PictureError",
     "Rendered",
     "Target",
     "Workflow",
+    "WorkflowDraft",
     "WorkflowError",
     "changes",
+    "check_sound",
+    "complete_workflow",
+    "convert",
     "find_workflows",
     "from_json",
+    "infer_parameters",
     "json_schema",
     "load_workflow",
     "load_workflows",
     "make_from_request",
+    "read_picture",
     "render",
     "to_json",
 ]

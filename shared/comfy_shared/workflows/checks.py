@@ -166,9 +166,18 @@ def check_workflow(prompt: Graph, parameters: tuple[Parameter, ...]) -> None:
         if parameter.name in names:
             raise Flaw("is there twice", parameter=parameter.name)
         names.add(parameter.name)
-        _check_limits(parameter)
-        _check_targets(prompt, parameter, taken)
-        _check_default(prompt, parameter)
+        check_parameter(prompt, parameter, taken)
+
+
+def check_parameter(prompt: Graph, parameter: Parameter, taken: dict[tuple[str, str], str] | None = None) -> None:
+    """Checks one parameter against a sound graph. `taken` are the slots of others; those of this one are added.
+
+    Raises:
+        Flaw: the first thing that is wrong.
+    """
+    _check_limits(parameter)
+    _check_targets(prompt, parameter, {} if taken is None else taken)
+    _check_default(prompt, parameter)
 
 
 def check_graph(prompt: Graph) -> None:

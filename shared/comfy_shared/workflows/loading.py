@@ -14,8 +14,17 @@ import msgspec
 import yaml
 
 from comfy_shared.workflows.checks import Flaw, check_graph
-from comfy_shared.workflows.storing import make_workflow
-from comfy_shared.workflows.values import Graph, Limit, Parameter, ParameterType, Target, Workflow, WorkflowError
+from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
+from comfy_shared.workflows.converting import ConversionError, ObjectInfo
+from comfy_shared.workflows.values import (
+    Graph,
+    Limit,
+    OpenAIMapping,
+    ParameterType,
+    Target,
+    Workflow,
+    WorkflowError,
+)
 
 API, EDITOR, PARAMETERS = "-api.json", ".json", ".yaml"
 LARGEST_FILE = 16 * 1024 * 1024  # bytes
@@ -35,7 +44,7 @@ class _TargetEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class _ParameterEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One entry under `parameters`, as it is written."""
 
-    type: ParameterType
+    type: ParameterType | None = None
     node_id: str | int | None = None
     input_name: str | None = None
     targets: list[_TargetEntry] = []
@@ -57,6 +66,8 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     description: str = ""
     parameters: dict[Any, Any] | None = None
+    openai: OpenAIMapping | None = None
+    infer: bool | None = None
 
 
 class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +83,8 @@ class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_workflows(folder: Path) -> list[str]:
     """The names of the workflows in a folder, sorted: each prefix that has a graph in API format or a parameter file.
+
+    An editor's graph alone is a workflow too, but only where object info is known: see `load_workflow`.
 
     Raises:
         WorkflowError: the folder cannot be read.
@@ -102,41 +115,50 @@ def load_workflows(folder: Path) -> tuple[list[Workflow], list[WorkflowError]]:
     return workflows, errors
 
 
-def load_workflow(folder: Path, name: str) -> Workflow:
+def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None) -> Workflow:
     """Reads and checks one workflow.
+
+    With object info, which an agent's instance gives, only one of the two graphs is needed, and the parameters may be
+    partial or missing. Without it, the graph in API format and the parameters must be there.
 
     Raises:
         WorkflowError: the first thing that is wrong with it.
     """
     check_name(name)
-    prompt: Graph = _read_json(folder, name, API)
-    _check(name, prompt)
     editor = _read_editor(folder, name)
-    return _assemble(name, prompt, editor, _read_yaml(name, _read_text(folder, name, PARAMETERS)))
+    prompt = None
+    if object_info is None or editor is None or (folder / (name + API)).exists():
+        prompt = _read_json(folder, name, API)
+        _check(name, prompt)
+    optional = object_info is not None and not (folder / (name + PARAMETERS)).exists()
+    source = _Yaml(data={}, lines={}) if optional else _read_yaml(name, _read_text(folder, name, PARAMETERS))
+    return _assemble(name, prompt, editor, source, object_info)
 
 
 def make_from_request(
     name: str,
-    prompt: Graph,
+    prompt: Graph | None,
     editor: dict[str, Any] | None,
     parameters: str | dict[str, Any],
     *,
     title: str = "",
     description: str = "",
+    object_info: ObjectInfo | None = None,
 ) -> Workflow:
     """A workflow that does not come from files; `parameters` is the text of a parameter file, or what stands in one
-    under `parameters`.
+    under `parameters`. What is missing of them, or the prompt, is made from `object_info`.
 
     Raises:
         WorkflowError: the first thing that is wrong with it; the file is the one that it would be in.
     """
     check_name(name)
-    _check(name, prompt)
+    if prompt is not None:
+        _check(name, prompt)
     if isinstance(parameters, str):
         source = _read_yaml(name, parameters)
     else:
         source = _Yaml(data={"parameters": parameters}, lines={})
-    return _assemble(name, prompt, editor, source, title=title, description=description)
+    return _assemble(name, prompt, editor, source, object_info, title=title, description=description)
 
 
 def check_name(name: str) -> None:
@@ -148,28 +170,33 @@ def check_name(name: str) -> None:
 
 def _assemble(
     name: str,
-    prompt: Graph,
+    prompt: Graph | None,
     editor: dict[str, Any] | None,
     source: _Yaml,
+    object_info: ObjectInfo | None,
     *,
     title: str = "",
     description: str = "",
 ) -> Workflow:
     entries = _convert(name, source, _File, source.data)
-    parameters = tuple(_parameters(name, source, entries.parameters or {}))
+    draft = WorkflowDraft(
+        name=name,
+        title=title or entries.title,
+        description=description or entries.description,
+        prompt=prompt,
+        editor=editor,
+        parameters=tuple(_parameters(name, source, entries.parameters or {})),
+        openai=entries.openai,
+        infer=entries.infer,
+    )
     try:
-        return make_workflow(
-            name=name,
-            title=title or entries.title or name,
-            description=description or entries.description,
-            prompt=prompt,
-            editor=editor,
-            parameters=tuple(sorted(parameters, key=lambda parameter: parameter.order)),
-        )
+        return complete_workflow(draft, object_info)
     except Flaw as flaw:
         line = source.line("parameters", flaw.parameter, flaw.key) if flaw.parameter else None
         file = name + PARAMETERS if flaw.parameter else None
         raise WorkflowError(str(flaw), workflow=name, file=file, line=line) from flaw
+    except ConversionError as error:
+        raise WorkflowError(str(error), workflow=name, file=name + EDITOR) from error
 
 
 def _check(name: str, prompt: Graph) -> None:
@@ -305,13 +332,13 @@ def _convert(name: str, source: _Yaml, type_: type[T], data: Any, *path: str) ->
         raise WorkflowError(prefix + text, workflow=name, file=name + PARAMETERS, line=line) from error
 
 
-def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[Parameter]:
-    for place, (key, data) in enumerate(entries.items(), start=1):
+def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[ParameterDraft]:
+    for key, data in entries.items():
         entry = _convert(name, source, _ParameterEntry, data, "parameters", str(key))
         if entry.choices == []:
             message, line = f"parameter {key}: choices are empty", source.line("parameters", str(key), "choices")
             raise WorkflowError(message, workflow=name, file=name + PARAMETERS, line=line)
-        yield Parameter(
+        yield ParameterDraft(
             name=str(key),
             type=entry.type,
             targets=_targets(name, source, str(key), entry),
@@ -324,11 +351,13 @@ def _parameters(name: str, source: _Yaml, entries: dict[Any, Any]) -> Iterator[P
             choices=tuple(entry.choices or ()),
             description=entry.description,
             group=entry.group,
-            order=place if entry.order is None else entry.order,
+            order=entry.order,
         )
 
 
 def _targets(name: str, source: _Yaml, parameter: str, entry: _ParameterEntry) -> tuple[Target, ...]:
+    if (entry.node_id, entry.input_name) == (None, None) and not entry.targets:
+        return ()
     short = entry.node_id is not None and entry.input_name is not None
     if short == bool(entry.targets) or (entry.targets and (entry.node_id, entry.input_name) != (None, None)):
         message = f"parameter {parameter}: needs either node_id and input_name, or targets"

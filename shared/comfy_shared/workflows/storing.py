@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from comfy_shared.workflows.checks import Flaw, check_workflow
-from comfy_shared.workflows.values import Graph, Parameter, Workflow, WorkflowError
+from comfy_shared.workflows.values import Graph, OpenAIMapping, Parameter, Workflow, WorkflowError
 
 _decoder = msgspec.json.Decoder(Workflow)
 
@@ -19,6 +19,7 @@ def make_workflow(
     prompt: Graph,
     editor: dict[str, Any] | None,
     parameters: tuple[Parameter, ...],
+    openai: OpenAIMapping | None = None,
 ) -> Workflow:
     """A checked workflow, with its digest.
 
@@ -26,6 +27,7 @@ def make_workflow(
         Flaw: it contradicts itself, or holds what JSON cannot carry.
     """
     check_workflow(prompt, parameters)
+    _check_mapping(openai, parameters)
     workflow = Workflow(
         name=name,
         title=title,
@@ -34,6 +36,7 @@ def make_workflow(
         editor=editor,
         parameters=parameters,
         digest="",
+        openai=openai,
     )
     try:
         workflow = msgspec.structs.replace(workflow, digest=_digest(workflow))
@@ -42,6 +45,13 @@ def make_workflow(
     except (WorkflowError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Flaw("a value cannot be kept as JSON (too large, or a broken character)") from error
     raise Flaw("a value does not survive being kept as JSON (too large)")
+
+
+def _check_mapping(openai: OpenAIMapping | None, parameters: tuple[Parameter, ...]) -> None:
+    known = {parameter.name for parameter in parameters}
+    for name in openai.named() if openai else ():
+        if name not in known:
+            raise Flaw(f"openai names the parameter {name!r}, which there is not")
 
 
 def to_json(workflow: Workflow) -> bytes:

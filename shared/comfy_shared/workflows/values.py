@@ -69,7 +69,33 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-class Workflow(msgspec.Struct, frozen=True, kw_only=True):
+class OpenAIQuality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an OpenAI client's `quality` means here."""
+
+    parameter: str  # that it sets
+    values: dict[str, Any]  # low, medium, high … → the parameter's value
+
+
+class OpenAIMapping(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which parameters an OpenAI client's fields set, where their names do not tell."""
+
+    prompt: str = ""  # name of a parameter; empty: by convention
+    width: str = ""
+    height: str = ""
+    seed: str = ""
+    images: tuple[str, ...] = ()  # parameters that take the pictures of an edit, in order
+    mask: str = ""
+    quality: OpenAIQuality | None = None
+
+    def named(self) -> tuple[str, ...]:
+        """All parameters that are named."""
+        quality = self.quality.parameter if self.quality else ""
+        single = (self.prompt, self.width, self.height, self.seed, self.mask, quality)
+        return tuple(name for name in (*single, *self.images) if name)
+
+
+# A workflow without the fields that have a default has the digest that it had before there were such fields.
+class Workflow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A named template."""
 
     name: str  # the prefix of its files
@@ -78,7 +104,8 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Graph  # the graph in API format, with the values it was saved with
     editor: dict[str, Any] | None  # the graph as the editor saved it
     parameters: tuple[Parameter, ...]  # in the order to show them
-    digest: str  # sha256 (hex) over all the above; equal whatever the order of keys in the files
+    digest: str  # sha256 (hex) over all the others; equal whatever the order of keys in the files
+    openai: OpenAIMapping | None = None
 
 
 class WorkflowError(Exception):

@@ -19,6 +19,11 @@ TRICKS = [
     "\uff0e\uff0e/x", "\uff0e\uff0e\uff0fx", "\u2025/x", "a\uff3cb", "..\u2215x", "..\u2044x", "a\u2216b", "%2e%2e/x",
     "%2E%2E%2Fx", "a%5cb", "a%00.png", "~/x", "~root/x", "a/~/b", "$HOME/x", "${HOME}/x", "$(id)", "a/$HOME",
     "x" * 1025,
+    "a/../../../../../../etc/shadow", ".../...//", "..\u200b/x", "a/\u2024\u2024/x", "\ufe52\ufe52/x", "a/\u2026/x",
+    "\uff3boutput\uff3d", "a.png [temp ]", "c\uff1a/x", "\ufe55\\x", "..%2fx", "%2F..", "\u29f8etc",
+    "/dev/stdin", "/proc/self/environ", "\\\\?\\C:\\x", "//?/C:/x", "\\\\.\\pipe\\x", "gopher://x", "a/b/../../..",
+    "a/ ../b",
+    "$env:TEMP/x", "a/${IFS}/b", "~", "a\u0085.png", "a\u2029b", "\u2066a.png", "a\ud800.png", "../" * 300,
 ]  # fmt: skip
 HONEST = [
     "ComfyUI", "picture.png", "a/b/c.png", "2026/november/x", "v1.5", "a..b.png", "wait...", "x.tar.gz", ".hidden",

@@ -2,8 +2,9 @@
 
 import pytest
 
+from comfy_balancer.batch_schemas import BatchRequest
 from comfy_balancer.decoding import decode_body
-from comfy_balancer.schemas import BatchRequest, TaskRequest
+from comfy_balancer.schemas import TaskRequest
 from comfy_shared.errors import InvalidTask
 from comfy_shared.http.problems import MalformedBody
 

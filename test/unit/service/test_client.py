@@ -20,7 +20,7 @@ TRACE = '  File "/home/gpu/ComfyUI/execution.py", line 496, in execute\n'
 @pytest.fixture
 def http() -> Iterator[respx.Router]:
     """Scripted answers of the instance; a request that a test does not expect fails."""
-    with respx.mock(base_url=URL, assert_all_called=False) as router:
+    with respx.mock(base_url=URL, assert_all_called=False, using="httpx") as router:
         yield router
 
 
@@ -311,14 +311,14 @@ async def test_an_output_that_breaks_off_is_a_lost_instance(http: respx.Router, 
         await read_all(instance)
 
 
-@respx.mock
-async def test_of_several_addresses_the_first_that_answers_is_used() -> None:
+@respx.mock(using="httpx")
+async def test_of_several_addresses_the_first_that_answers_is_used(respx_mock: respx.MockRouter) -> None:
     """One instance as seen from different networks; when it is lost, it is looked for again."""
     first, second = "http://first.test", "http://second.test"
     instance = Instance([first, second], patience=1)
     stats = httpx.Response(200, json={"system": {}, "devices": []})
-    down = respx.get(f"{first}/system_stats").mock(side_effect=httpx.ConnectError("down"))
-    up = respx.get(f"{second}/system_stats").mock(return_value=stats)
+    down = respx_mock.get(f"{first}/system_stats").mock(side_effect=httpx.ConnectError("down"))
+    up = respx_mock.get(f"{second}/system_stats").mock(return_value=stats)
     await instance.system_stats()
     assert instance.url == second
     down.mock(return_value=stats, side_effect=None)

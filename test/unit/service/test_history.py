@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comfy_service.instance.history import FileReference, TextOutput, judge, products, safe_name
-from comfy_shared.errors import Interrupted, NodeFailed, OutOfMemory, RunError
+from comfy_shared.errors import DeviceFailed, Interrupted, NodeFailed, OutOfMemory, RunError
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "comfyui"
 
@@ -138,3 +138,21 @@ def test_names_are_safe_and_each_is_there_once(filenames: list[str]) -> None:
 )
 def test_a_name_keeps_what_is_harmless(filename: str, expected: str) -> None:
     assert safe_name(filename, set()) == expected
+
+
+@pytest.mark.parametrize(
+    ("exception", "message", "error"),
+    [
+        ("RuntimeError", "CUDA error: an illegal memory access was encountered", DeviceFailed),
+        ("torch.AcceleratorError", "CUDA error: device-side assert triggered", DeviceFailed),
+        ("RuntimeError", "HIP error: unspecified launch failure", DeviceFailed),
+        ("RuntimeError", "CUDA out of memory. Tried to allocate 2 GiB", OutOfMemory),
+        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", NodeFailed),
+        ("ValueError", "CUDA error: as a prompt may want it", NodeFailed),
+    ],
+)
+def test_an_error_of_the_gpu_is_not_the_prompts(exception: str, message: str, error: type[RunError]) -> None:
+    data = {"node_id": "3", "node_type": "KSampler", "exception_type": exception, "exception_message": message}
+    with pytest.raises(error) as raised:
+        judge({"status": {"status_str": "error", "messages": [["execution_error", data]]}})
+    assert type(raised.value) is error

@@ -12,6 +12,7 @@ from comfy_service.outputs import Collector, SocketImage, StoreFailed, TooMuch
 from comfy_shared.errors import InstanceLost, OutputMissing, RunError, Unavailable
 from comfy_shared.files import FileStore, Stored, open_store
 from test.support.settings import settings_for
+from test.unit.service.support import service_settings
 
 Answer = bytes | RunError
 
@@ -68,7 +69,8 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def collector(files: Mapping[str, Answer], store: FileStore, *, largest: int = 100, most: int = 10) -> Collector:
-    return Collector(cast("Instance", Files(files)), store, largest=largest, most=most)
+    settings = service_settings(largest_output=largest, most_outputs=most)
+    return Collector(cast("Instance", Files(files)), store, settings)
 
 
 def entry(**shown: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from comfy_service.instance.protocol import (
     QueueStatus,
     Started,
     Step,
+    Text,
     Tracker,
     parse_binary,
     parse_text,
@@ -120,7 +121,8 @@ METADATA = {"node_id": "2", "prompt_id": "p", "image_type": "image/jpeg"}
         (struct.pack(">II", 1, 9) + b"?", Image(data=b"?", content_type="application/octet-stream")),
         (with_metadata(METADATA), Image(data=b"\xff\xd8", content_type="image/jpeg", prompt_id="p", node="2")),
         (with_metadata({}), Image(data=b"\xff\xd8", content_type="application/octet-stream")),
-        (struct.pack(">II", 3, 1) + b"1hello", None),
+        (struct.pack(">II", 3, 1) + b"1hello", Text(node="1", content=b"hello")),
+        (struct.pack(">II", 3, 99) + b"1hello", None),
         (with_metadata([1]), None),
         (struct.pack(">II", 4, 1_000_000) + b"{", None),
         (struct.pack(">II", 4, 1) + b"\xff", None),
@@ -128,7 +130,7 @@ METADATA = {"node_id": "2", "prompt_id": "p", "image_type": "image/jpeg"}
         (b"", None),
     ],
 )
-def test_a_binary_frame_is_a_picture_or_nothing(data: bytes, expected: Image | None) -> None:
+def test_a_binary_frame_is_a_picture_a_text_or_nothing(data: bytes, expected: Image | Text | None) -> None:
     assert parse_binary(data) == expected
 
 

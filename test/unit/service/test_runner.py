@@ -67,6 +67,7 @@ def workplace(instance: Told, *, silence: float = SILENCE) -> Workplace:
         collector=cast("Collector", None),
         silence=silence,
         suspect=lambda: None,
+        judged=lambda error: None,
         sent=lambda: None,
         next_first=at_once,
     )

@@ -513,7 +513,7 @@ def test_a_name_that_could_leave_the_folder_or_collide_is_refused(tmp_path: Path
         ("parameters:\n  x: {}\n  y: {}\n  x: {}\n", 4, "the parameter x is there twice"),
         ("parameters:\n  x:\n    type: text\n    type: text\n", 4, "the key type is there twice"),
         (entry("5"), 2, "parameter x: Expected `object`, got `int`"),
-        (entry("{}"), 2, "parameter x: Object missing required field `type`"),
+        (entry("{}"), 2, "parameter x: has no type, and no object info tells it"),
         ("parameters:\n  x:\n    node_id: '2'\n    type: txt\n", 4, "the types are text, integer"),
         (entry('{node_id: "2", input_name: text, type: text, minimun: 1}'), 2, "unknown field `minimun`"),
         (

@@ -2,7 +2,7 @@
 -- An attempt ended badly but another may do: back to the head of its lane, another agent first (after out of memory one with more of it),
 -- until the attempts are used up. The lease was ended by the caller.
 local function try_again(task, code, problem, avoid_ms, retention_ms)
-  local counter = ({instance_lost = 'crashes', timeout = 'timeouts'})[code]
+  local counter = ({instance_lost = 'crashes', device_failed = 'crashes', timeout = 'timeouts'})[code]
   if counter then put(task, counter, (task[counter] or 0) + 1) end
   put(task, 'error', problem)
   if task.attempt >= task.max_attempts or (counter and task[counter] >= 2) then

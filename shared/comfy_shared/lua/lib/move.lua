@@ -1,8 +1,16 @@
--- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working reuse_prefix followers_prefix output_uses
+-- NEEDS: task_prefix story_prefix leases held_prefix index_prefix finished working reuse_prefix followers_prefix output_uses batch_prefix
 -- Status changes that several transitions share; and what the end of a task means for those that joined it (`reuse`).
 local OPEN = {pending = 'open', running = 'open'}  -- these two share an index: most tasks pass both within seconds
 
+local function tally(batch, from, to)  -- a batch counts its tasks by status
+  local key = batch_prefix .. batch
+  if redis.call('EXISTS', key) == 0 then return end
+  redis.pcall('HINCRBY', key, from, -1)
+  redis.pcall('HINCRBY', key, to, 1)
+end
+
 local function change_status(task, to)
+  if task.batch then tally(task.batch, task.status, to) end
   local before, after = OPEN[task.status] or task.status, OPEN[to] or to
   if before ~= after then
     redis.call('ZREM', index_prefix .. 'status:' .. before, task.id)

@@ -1,4 +1,4 @@
--- NEEDS: task_prefix story_prefix finished damaged queue lane_prefix
+-- NEEDS: task_prefix story_prefix finished damaged queue lane_prefix batch_prefix
 -- Sets a task with a broken record aside: it is listed, never looked at again, and purged like a finished one.
 local function quarantine(id)
   redis.call('ZADD', damaged, now, 'task:' .. id)
@@ -7,6 +7,8 @@ local function quarantine(id)
   redis.call('EXPIRE', task_prefix .. id, 2592000)
   redis.call('EXPIRE', story_prefix .. id, 2592000)
   local reuse = redis.pcall('HGET', task_prefix .. id, 'reuse')
+  local batch, status = redis.pcall('HGET', task_prefix .. id, 'batch'), redis.pcall('HGET', task_prefix .. id, 'status')
+  if type(batch) == 'string' and (status == 'pending' or status == 'running') then tally(batch, status, 'failed') end
   pass_on(id, type(reuse) == 'string' and reuse or '', 2592000000)
 end
 

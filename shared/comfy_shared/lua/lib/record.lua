@@ -5,6 +5,7 @@
 local FIELDS = {
   'id', 'owner', 'lane', 'status', 'created_at', 'order', 'attempt', 'max_attempts', 'events', 'priority', 'crashes', 'timeouts', 'avoid_until',
   'started_at', 'finished_at', 'memory_place', 'agent', 'session', 'prompt_id', 'settled', 'avoid', 'more_vram', 'assigned', 'reuse', 'joined', 'reused',
+  'batch',
 }
 
 local function whole(text)
@@ -55,7 +56,11 @@ local function tell(task, kind, data)
   local line = table.concat({number, kind, now_text, task.attempt, data}, ' ')
   redis.call('RPUSH', story_prefix .. task.id, line)
   if number > 2000 then redis.call('LTRIM', story_prefix .. task.id, -2000, -1) end
-  redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line)
+  if task.batch then
+    redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line, 'batch', task.batch)
+  else
+    redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line)
+  end
 end
 
 local function whole_record(task)
