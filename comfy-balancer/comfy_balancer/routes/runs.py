@@ -1,15 +1,16 @@
 """Each workflow as a call of its own: the body is its parameters. `typed_routes` describes them in the document."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from comfy_balancer import views
+from comfy_balancer.batch_schemas import BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
-from comfy_balancer.openapi import answer
-from comfy_balancer.routes.tasks import Hold, Wait, as_labels, headers_of
+from comfy_balancer.openapi import either
+from comfy_balancer.routes.tasks import Hold, Wait, as_labels, batch_answer, headers_of
 from comfy_balancer.schemas import TaskRequest, TaskView
 from comfy_balancer.service import Accepted
 from comfy_balancer.typed_routes import TAG, values_of
@@ -17,6 +18,7 @@ from comfy_balancer.uploads import read_form
 from comfy_balancer.validation import placed
 from comfy_shared.callers import Caller
 from comfy_shared.errors import InvalidTask
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.workflows import Workflow
 
 router = APIRouter(prefix="/workflows", tags=[TAG])
@@ -26,7 +28,8 @@ router = APIRouter(prefix="/workflows", tags=[TAG])
     "/{name}/run",
     status_code=202,
     summary="Run a workflow",
-    responses=answer(202, TaskView, "Accepted; it waits.") | answer(200, TaskView, "Finished within `wait`."),
+    responses=either(202, TaskView, BatchView, "Accepted; with lists among the parameters as a batch.")
+    | either(200, TaskView, BatchView, "Finished within `wait`."),
     response_class=Json,
 )
 async def run(
@@ -45,8 +48,23 @@ async def run(
     require: Annotated[
         list[str] | None, Query(description="`name=value` that its agent must have; may be repeated.")
     ] = None,
+    sweep: Annotated[
+        Literal["product", "zip"],
+        Query(description="How lists are combined: each value with each, or the first of each, the second of each …"),
+    ] = "product",
+    format: Annotated[PictureFormat | None, Query(description="Add each picture in this format.")] = None,
+    quality: Annotated[
+        int | None, Query(ge=1, le=100, description="Of jpeg, webp and avif; absent: 85, avif 60.")
+    ] = None,
+    max_size: Annotated[
+        int | None, Query(ge=16, le=16384, description="Longest side of the added picture, in pixels.")
+    ] = None,
+    strip_metadata: Annotated[
+        bool | None, Query(description="Take the graph out of PNG originals; absent: the agent's setting.")
+    ] = None,
 ) -> Response:
-    """Accepts a task of the workflow's active version, or of its canary."""
+    """Accepts a task of the workflow's active version, or of its canary. A list as the value of a parameter makes a
+    sweep: a task for each of its values, all of them one batch, which is then the answer."""
     workflow = await here.catalog.get(name)
     options = TaskRequest(
         workflow=name,
@@ -56,11 +74,15 @@ async def run(
         reuse=reuse,
         labels=as_labels("label", label or []),
         require=as_labels("require", require or []),
+        sweep=sweep,
+        output=OutputOptions(format=format, quality=quality, max_size=max_size, strip_metadata=strip_metadata),
     )
     try:
         accepted = await _submit(request, here, who, workflow, options, key=idempotency_key, hold=hold)
     except InvalidTask as error:
         raise _of_body(error, workflow) from None
+    if accepted.batch:
+        return await batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
@@ -91,8 +113,10 @@ async def _submit(
 
 
 def _of_body(error: InvalidTask, workflow: Workflow) -> InvalidTask:
-    """The parameters are the fields of the body itself."""
+    """The parameters are the fields of the body itself, the output options those of the query."""
     problems = placed(error, workflow, workflow.prompt).problems
-    return InvalidTask(
-        tuple(msgspec.structs.replace(problem, field=problem.field.removeprefix("parameters.")) for problem in problems)
-    )
+    return InvalidTask(tuple(msgspec.structs.replace(one, field=_bare(one.field)) for one in problems))
+
+
+def _bare(field: str) -> str:
+    return field.removeprefix("parameters.").removeprefix("output.")

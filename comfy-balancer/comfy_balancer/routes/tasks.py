@@ -123,7 +123,7 @@ async def submit(
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
     if accepted.batch:
-        return await _batch_answer(here, who, accepted, wait)
+        return await batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
@@ -131,7 +131,8 @@ async def submit(
     return Json(views.task_view(task), status, headers=headers_of(accepted))
 
 
-async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
+async def batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
+    """The answer to a call that made a batch."""
     batch = accepted.fresh or await here.batches.get(accepted.batch, who)
     tasks = accepted.tasks
     if wait:
@@ -169,7 +170,7 @@ async def submit_batch(
     """Accepts up to 1,000 tasks as one batch, or, when one of them does not fit, none."""
     batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
     accepted = await here.service.submit_batch(batch.tasks, who, key=idempotency_key, hold=hold)
-    return await _batch_answer(here, who, accepted)
+    return await batch_answer(here, who, accepted)
 
 
 @router.post(
