@@ -66,6 +66,7 @@ async def run(
     """Accepts a task of the workflow's active version, or of its canary. A list as the value of a parameter makes a
     sweep: a task for each of its values, all of them one batch, which is then the answer."""
     workflow = await here.catalog.get(name)
+    output = OutputOptions(format=format, quality=quality, max_size=max_size, strip_metadata=strip_metadata)
     options = TaskRequest(
         workflow=name,
         priority=priority,
@@ -75,7 +76,7 @@ async def run(
         labels=as_labels("label", label or []),
         require=as_labels("require", require or []),
         sweep=sweep,
-        output=OutputOptions(format=format, quality=quality, max_size=max_size, strip_metadata=strip_metadata),
+        output=None if output == OutputOptions() else output,
     )
     try:
         accepted = await _submit(request, here, who, workflow, options, key=idempotency_key, hold=hold)
