@@ -49,22 +49,23 @@ class FolderPublisher:
 
     async def _publish_until_change(self, loops: Loops) -> None:
         """Raises OSError when the folder cannot be watched."""
-        watch = awatch(self._folder, step=QUIET, debounce=QUIET * 5, recursive=False, stop_event=loops.stop)
+        ended = asyncio.Event()  # not the stop of all loops: the watch sets it itself when it is given up
+        watch = awatch(self._folder, step=QUIET, debounce=QUIET * 5, recursive=False, stop_event=ended)
         changed = asyncio.ensure_future(anext(watch, None))
-        self._classes.changed.clear()
-        told = asyncio.ensure_future(self._classes.changed.wait())
         try:
             await asyncio.sleep(0)  # from here on it watches: no change falls between what is read now and the next
+            self._classes.changed.clear()
             if not changed.done():
                 await self._publish_patiently(loops)
-            await asyncio.wait({changed, told}, return_when=asyncio.FIRST_COMPLETED)
+            others = [asyncio.create_task(event.wait()) for event in (self._classes.changed, loops.stop)]
+            await asyncio.wait({changed, *others}, return_when=asyncio.FIRST_COMPLETED)
+            for other in others:
+                other.cancel()
             if changed.done():
                 changed.result()
         finally:
-            told.cancel()
-            if not changed.done():
-                changed.cancel()
-                await asyncio.wait({changed})
+            ended.set()
+            await asyncio.wait({changed})
             await watch.aclose()
 
     async def _publish_patiently(self, loops: Loops) -> None:

@@ -189,8 +189,13 @@ async def _parts(form: FormData, settings: BalancerSettings) -> dict[str, bytes]
     response_class=Json,
 )
 async def activate(name: str, number: Number, here: Here, who: Admin) -> Response:
-    """Makes a version the one that tasks run from now on; an older one rolls back. A canary of this number ends."""
-    await here.catalog.versions.activate(name, number)
+    """Makes a version the one that tasks run from now on; an older one rolls back. A canary of this number ends, and
+    so does a conflict between editors: this settles it."""
+    versions = here.catalog.versions
+    await versions.activate(name, number)
+    problem = (await versions.problems()).get(name)
+    if problem and problem.editor:
+        await versions.complain(name, None)
     log.info("Workflow version activated", action="workflow.activated", workflow=name, version=number, owner=who.owner)
     return await _standing_of(here, name)
 
