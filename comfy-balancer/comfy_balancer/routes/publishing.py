@@ -69,10 +69,7 @@ FORM: dict[str, Any] = {
     },
     "additionalProperties": False,
 }
-PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 EXAMPLE = {"name": "portrait", "graph": GRAPH, "parameters": PARAMETERS, "note": "first"}
-BODY = body(WorkflowRequest, examples={"portrait": EXAMPLE}, form=FORM)
-BODY["requestBody"]["content"] |= {kind: PICTURE for kind in PICTURE_TYPES}
 
 _OfPicture = Query(description="Of a picture that is the body itself.", max_length=200)
 
@@ -84,7 +81,7 @@ _OfPicture = Query(description="Of a picture that is the body itself.", max_leng
     responses=answer(201, PublishedView, "A new version.")
     | answer(200, PublishedView, "A version with this very content was there; it is the active one now."),
     response_class=Json,
-    openapi_extra=BODY,
+    openapi_extra=body(WorkflowRequest, examples={"portrait": EXAMPLE}, form=FORM),
 )
 async def publish(
     request: Request,
@@ -98,8 +95,9 @@ async def publish(
     """Creates a workflow, or the next version of one that exists. Content that a version has already makes no new
     one. `warnings` tell why no agent could run it now.
 
-    The graph is the editor's, or in API format, or what a PNG or WebP picture carries; a picture may also be the body
-    itself, with the rest in the query. Parameters that are not given are inferred from the graph."""
+    The graph is the editor's, or in API format, or what a PNG or WebP picture carries; such a picture may also be the
+    body itself (`image/png`, `image/webp`), with the rest in the query. Parameters that are not given are
+    inferred from the graph."""
     query = {"name": name, "title": title, "note": note, "activate": activate}
     asked, graphs = await _read(
         request, here.settings, {key: value for key, value in query.items() if value is not None}
