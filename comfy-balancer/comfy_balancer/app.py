@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 
-from comfy_balancer import openai_api, openapi, sweeper
+from comfy_balancer import comfy_v2, openai_api, openapi, sweeper
+from comfy_balancer.assets import Assets
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.comfyui_api.context import ComfyUI
@@ -55,6 +56,7 @@ from comfy_balancer.routes import (
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sheets import Sheets
+from comfy_balancer.streams import Streams
 from comfy_balancer.thumbnails import Thumbnails
 from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
@@ -74,13 +76,13 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-SHAPES = {openai_api.PREFIX: openai_api.shape}
+SHAPES = {openai_api.PREFIX: openai_api.shape, comfy_v2.PREFIX: comfy_v2.edge_shape}
 
 
 class FormPaths:
     """The paths that take files."""
 
-    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits")
+    _paths = re.compile(r"/api/v1/(tasks|inputs|workflows|workflows/[^/]+/run)|/v1/images/edits|/api/v2/assets")
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and self._paths.fullmatch(path) is not None
@@ -103,6 +105,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
+    app.mount(comfy_v2.PREFIX, comfy_v2.create())
     app.mount(openai_api.PREFIX, openai_api.create())
     app.include_router(docs_router(app.title, _document))
     app.router.routes.append(Door())
@@ -200,6 +203,9 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
+        inputs=inputs,
+        assets=Assets(redis, keys, inputs, retention=settings.input_retention),
+        streams=Streams(settings.streams_limit),
         live=live,
         log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
         tickets=tickets,

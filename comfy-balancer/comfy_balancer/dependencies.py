@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from comfy_balancer.assets import Assets
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
 from comfy_balancer.document import Document
@@ -25,7 +26,9 @@ from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sheets import Sheets
+from comfy_balancer.streams import Streams
 from comfy_balancer.thumbnails import Thumbnails
+from comfy_balancer.uploads import Inputs
 from comfy_shared.callers import Caller
 from comfy_shared.errors import Forbidden
 from comfy_shared.files import FileStore
@@ -48,6 +51,9 @@ class Resources:
     explainer: Explainer
     catalog: Catalog
     fleet: Fleet
+    inputs: Inputs
+    assets: Assets
+    streams: Streams
     live: LiveHub
     log_in: Credentials
     tickets: Tickets

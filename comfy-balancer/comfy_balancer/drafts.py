@@ -7,7 +7,7 @@ wrong with a task is found here, with the field that the client wrote: a slot th
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,8 +44,16 @@ KINDS: dict[ParameterType, frozenset[Kind]] = {
     ParameterType.VIDEO: frozenset({Kind.VIDEO}),
     ParameterType.AUDIO: frozenset({Kind.AUDIO, Kind.VIDEO}),
 }
-ANY_KIND = frozenset(Kind)
+ANY_KIND = frozenset(Kind) - {Kind.OTHER}
 NEEDS_FILE = "must be the sha256 of an upload, task:ID/NAME, a data URL, an http(s) URL, or a file part of the form"
+
+
+class DoorRequest(TaskRequest, frozen=True, kw_only=True):
+    """A task of a door that knows more of it than REST can say. Never decoded from a client's bytes."""
+
+    # node → input → sha256: takes that file, whatever the object info says
+    files: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    notes: dict[str, Any] = msgspec.field(default_factory=dict)  # what the door wants back with the task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,17 +272,20 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
     for part, sha256 in parts.items():
         node_id, name = _slot_of(part, prompt, around.offers)
         prompt[node_id]["inputs"][name] = sha256
-    problems = check_paths(prompt, around.offers) + check_linked_names(prompt, around.offers)
+    placed = _placed(request)
+    # What a file of ours stands for on the instance is not known yet: no list of its has it.
+    checked = _without(prompt, {(slot.node, slot.input) for slot in placed})
+    problems = check_paths(checked, around.offers) + check_linked_names(checked, around.offers)
+    slots, without_file = _upload_slots(checked, around.offers)
     told = {problem.field for problem in problems}
-    slots = []
-    for node_id, name, value in file_inputs(prompt, around.offers):
-        here = f"prompt.{node_id}.inputs.{name}"
-        if isinstance(value, str) and SHA256.fullmatch(value):
-            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
-        elif here not in told:
-            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
-    needs = needs_of(prompt, around.offers, request.require)
-    problems = problems or check_outputs(prompt, around.offers) or _check_runs(prompt, needs, around)
+    problems += [problem for problem in without_file if problem.field not in told]
+    needs = needs_of(checked, around.offers, request.require)
+    problems = (
+        problems
+        or check_outputs(prompt, around.offers)
+        or check_needs(checked, needs, around.offers, around.members, hold=around.hold)
+        or check_complete(prompt, needs, around.offers)
+    )
     if problems:
         raise InvalidTask(tuple(problems))
     return Draft(
@@ -283,8 +294,44 @@ def _from_prompt(request: TaskRequest, around: Surroundings, parts: Mapping[str,
         needs=needs,
         parameters={},
         workflow=None,
-        slots=tuple(slots),
+        slots=(*placed, *slots),
     )
+
+
+def _upload_slots(prompt: Prompt, offers: Sequence[Offer]) -> tuple[list[Slot], list[FieldProblem]]:
+    """The slots that the object info tells, and the inputs among them that name no file of ours."""
+    slots, problems = [], []
+    for node_id, name, value in file_inputs(prompt, offers):
+        here = f"prompt.{node_id}.inputs.{name}"
+        if isinstance(value, str) and SHA256.fullmatch(value):
+            slots.append(Slot(node=node_id, input=name, sha256=value, field=here, kinds=ANY_KIND))
+        else:
+            problems.append(FieldProblem(field=here, message=NEEDS_FILE))
+    return slots, problems
+
+
+def _placed(request: TaskRequest) -> list[Slot]:
+    """The slots that a door names itself."""
+    files = request.files if isinstance(request, DoorRequest) else {}
+    return [
+        Slot(node=node_id, input=name, sha256=sha256, field=f"prompt.{node_id}.inputs.{name}", kinds=ANY_KIND)
+        for node_id, inputs in files.items()
+        for name, sha256 in inputs.items()
+    ]
+
+
+def _without(prompt: Prompt, left_out: Set[tuple[str, str]]) -> Prompt:
+    """The prompt without some of its inputs."""
+    changed = {
+        node_id: {
+            **prompt[node_id],
+            "inputs": {
+                name: value for name, value in prompt[node_id]["inputs"].items() if (node_id, name) not in left_out
+            },
+        }
+        for node_id, _ in left_out
+    }
+    return {**prompt, **changed} if changed else prompt
 
 
 def _slot_of(part: str, prompt: Prompt, offers: Sequence[Offer]) -> tuple[str, str]:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FIELDS = (
     "id", "owner", "status", "priority", "lane", "attempt", "max_attempts", "created_at", "timeout", "workflow",
     "workflow_digest", "workflow_version", "parameters", "labels", "agent", "started_at", "finished_at", "progress",
-    "outputs", "error", "events", "batch", "hidden",
+    "outputs", "error", "events", "batch", "hidden", "notes",
 )  # fmt: skip
 PAGE = 200  # ids looked at in one round trip
 OPEN = "open"  # the index of what is pending or running
@@ -37,6 +37,7 @@ class Query:
     """What to list."""
 
     status: Status | None = None
+    statuses: frozenset[Status] = frozenset(Status)  # any of them
     workflow: str | None = None
     owner: str | None = None
     visible_to: Caller | None = None  # only what this caller may see; None: everything
@@ -167,6 +168,7 @@ def _read(task_id: str, values: object, rank: object) -> Task | None:
 def _fits(task: Task, query: Query) -> bool:
     return (
         (query.status is None or task.status is query.status)
+        and task.status in query.statuses
         and (query.workflow is None or task.workflow == query.workflow)
         and (query.owner is None or task.owner == query.owner)
         and (query.batch is None or task.batch == query.batch)

@@ -38,6 +38,7 @@ TASK = re.compile(r"task:([0-9a-z]{26})/([A-Za-z0-9._-]{1,160})")
 DATA = re.compile(r"data:([A-Za-z0-9.+-]{1,64}/[A-Za-z0-9.+-]{1,64})?(;[A-Za-z0-9.+=-]{1,64})*;base64,")
 SCHEMES = ("task:", "data:", "http:", "https:")
 AT_ONCE = 4  # references of one call that are loaded at a time
+NOT_STORED = "there is no stored file with this sha256"
 SPOOLED = 1024 * 1024  # bytes of a file that stay in memory
 
 
@@ -236,7 +237,7 @@ class References:
                 file = files[slot.sha256]
                 message = None
                 if file is None:
-                    message = "there is no stored file with this sha256"
+                    message = NOT_STORED
                 elif file.kind not in slot.kinds:
                     message = f"must be a {' or '.join(sorted(slot.kinds))} file, not {file.kind.value}"
                 if message:

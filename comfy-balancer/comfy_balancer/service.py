@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from comfy_balancer.catalog import Catalog, Fleet, Release
-from comfy_balancer.drafts import Draft, Surroundings, draft
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
@@ -274,6 +274,7 @@ class TaskService:
             output_options=request.output,
             extra=given.extra,
             front=given.front,
+            notes=request.notes if isinstance(request, DoorRequest) else {},
         )
 
     async def store(self, uploads: Sequence[Upload]) -> None:
@@ -398,6 +399,7 @@ def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted, batch: str) -> tup
             parameters=task.parameters,
             labels=task.labels,
             inputs=task.inputs,
+            notes=task.notes,
             batch=batch,
             output_options=task.output_options,
             events=1,

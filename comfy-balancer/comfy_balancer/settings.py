@@ -33,6 +33,7 @@ class BalancerSettings(SharedSettings):
     default_timeout: Seconds = Field(3600.0, description="Time limit of an attempt when the task names none.")
     longest_timeout: Seconds = Field(86400.0, description="Longest time limit that a task may name.")
     batch_limit: Count = Field(1000, description="Most tasks of one batch.")
+    streams_limit: Count = Field(1000, description="Most event streams of one owner in one process.")
     node_limit: Count = Field(5000, description="Most nodes of one prompt.")
 
     openai_default_model: str = Field("", description="Workflow of an OpenAI call that names no model; empty: refused.")

@@ -24,6 +24,7 @@ from comfy_shared.errors import InvalidTask, NotFound, TooLarge, Unavailable
 from comfy_shared.files import FileStore, input_key
 from comfy_shared.http.problems import MalformedBody, StorageFull, invalid
 from comfy_shared.keys import Keys
+from comfy_shared.models import Output
 from comfy_shared.store import border
 
 # The limit of ours is checked before anything decodes; Pillow's own would only be a second, lower one.
@@ -41,6 +42,7 @@ class Kind(StrEnum):
     PICTURE = "picture"
     VIDEO = "video"
     AUDIO = "audio"
+    OTHER = "other"  # kept and given back; no prompt may name it
 
 
 PICTURES = {
@@ -67,6 +69,11 @@ ALIASES = {".mpga": ".mp3"}  # MP3 frames without a tag before them
 EXTENSIONS = {extension: Kind.PICTURE for extension, _ in PICTURES.values()} | {
     extension: kind for extension, (kind, _) in MEDIA.items()
 }
+_BY_TYPE = {content_type: (Kind.PICTURE, extension) for extension, content_type in PICTURES.values()} | {
+    content_type: (kind, extension) for extension, (kind, content_type) in MEDIA.items()
+}
+UNKNOWN = (Kind.OTHER, ".bin", "application/octet-stream")
+STORED = EXTENSIONS | {UNKNOWN[1]: UNKNOWN[0]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +112,15 @@ class _Parser(MultiPartParser):
     """Starlette's parser, with a limit for each part while it streams."""
 
     part_limit = 0
+
+    def whole(self, form: FormData) -> FormData:
+        """The form, unless its body ended within a file."""
+        kept = {id(value.file) for _, value in form.multi_items() if isinstance(value, UploadFile)}
+        if all(id(file) in kept for file in self._files_to_close_on_error):
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MalformedBody("The body ends within a file.")
 
     def on_part_begin(self) -> None:
         self._seen = 0
@@ -150,7 +166,7 @@ async def parse_form(request: Request, settings: BalancerSettings) -> FormData:
     )
     parser.part_limit = settings.file_limit
     try:
-        return await parser.parse()
+        return parser.whole(await parser.parse())
     except MultiPartException as error:
         if error.message.startswith(("Too many", "Part exceeded")):
             raise TooLarge(error.message) from None
@@ -272,6 +288,15 @@ class Inputs:
                         raise StorageFull from error
                     raise
 
+    async def take(self, output: Output) -> StoredInput | None:
+        """An output as an input file; None when no prompt may take one of its type. Raises NotFound: it is gone."""
+        known = _BY_TYPE.get(output.content_type)
+        if known is None:
+            return None
+        kind, extension = known
+        await self.copy(output.key, output.sha256, extension)
+        return StoredInput(sha256=output.sha256, size=output.size, kind=kind, extension=extension)
+
     async def copy(self, source: str, sha256: str, extension: str) -> None:
         """Makes a file of the store, whose content is known, an input. Raises NotFound."""
         await self._touch(sha256)
@@ -293,8 +318,8 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is None:
                 return None
-        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in EXTENSIONS))
-        for (extension, kind), size in zip(EXTENSIONS.items(), sizes, strict=True):
+        sizes = await asyncio.gather(*(self._size(input_key(sha256, extension)) for extension in STORED))
+        for (extension, kind), size in zip(STORED.items(), sizes, strict=True):
             if size is not None:
                 return StoredInput(sha256=sha256, size=size, kind=kind, extension=extension)
         return None
@@ -310,7 +335,7 @@ class Inputs:
         with border():
             if await self._redis.zscore(self._keys.inputs, sha256) is not None:
                 return
-        for extension in EXTENSIONS:
+        for extension in STORED:
             await self._files.delete(input_key(sha256, extension))
 
 

@@ -21,6 +21,7 @@ from comfy_service.instance.protocol import Ended, Frame, Image, Tracker
 from comfy_service.instance.socket import Socket
 from comfy_service.live import live_frame
 from comfy_service.outputs import Collector, SocketImage
+from comfy_service.partner import partner_data
 from comfy_shared.claims import Attempt
 from comfy_shared.errors import (
     ComfyError,
@@ -233,12 +234,13 @@ class Run:
         prompt = await self._place.placer.place(self._prompt, task.inputs)
         if task.error and task.error.code == OutputMissing.code:
             prompt = break_cache(prompt, task.attempt)
+        extra_data = {**self._extra_data, **await partner_data(self._place.queue, task)}
         self._at_instance = True
         await self._place.instance.submit(
             prompt,
             prompt_id=task.prompt_id,
             client_id=self._place.socket.client_id,
-            extra_data=self._extra_data,
+            extra_data=extra_data,
         )
         self._place.sent()
         log.info("Prompt sent", action="task.sent", prompt_id=task.prompt_id)

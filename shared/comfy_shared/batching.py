@@ -4,8 +4,8 @@ A call alone costs the client some 100 microseconds of its own (a connection fro
 write with others a tenth of it, and Redis writes its append-only file once for all of them. A call that comes while
 nobody else calls is sent at once: nothing is held back to fill a batch.
 
-This speaks to redis-py's connections, not to its client: the client arms a timer for each reply, which costs more than
-reading it; here one timer guards the whole batch.
+This speaks to redis-py's connections, not to its client: the client arms a timer for each reply and packs each value in
+Python, which costs more than all the rest; here one timer guards the whole batch, and hiredis packs it.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import math
 from collections import deque
 from typing import Any
 
+import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -79,7 +80,8 @@ class Batcher:
     async def _once(self, commands: list[tuple[object, ...]]) -> list[object]:
         connection = await self._pool.get_connection()
         try:  # whatever breaks off a write or a read disconnects: no reply is left for the next user
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            packed = b"".join(hiredis.pack_command(command) for command in commands)  # type: ignore[arg-type]  # any number of values
+            await connection.send_packed_command(packed, check_health=False)
             return [await _reply(connection) for _ in commands]
         finally:
             await self._pool.release(connection)

@@ -46,9 +46,11 @@ passed in KEYS.
 | workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
+| asset:ID | hash: an owner's upload: its file, record, time | `input_retention` after use | asset_keep, asset_find |
+| partner:TOKEN | string: a task's key for partner nodes | a day | submit of the Comfy API v2 |
 | uploads:OWNER | hash: place of an upload → its content's address | `task_retention` after the last | ComfyUI clients |
-| userdata:OWNER | hash: path → where its content is, size, times | permanent | ComfyUI clients |
-| settings:OWNER | hash: setting → JSON | permanent | ComfyUI clients |
+| userdata:OWNER | hash: path → where its content is, size, times | until the owner deletes it | ComfyUI clients |
+| settings:OWNER | hash: setting → JSON | until the owner deletes it | ComfyUI clients |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
 | memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
@@ -120,12 +122,17 @@ class Keys:
         self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"
+        self.asset_prefix = base + "asset:"
+        self.partner_prefix = base + "partner:"
         self.damaged = base + "damaged"
         self.swept = base + "swept"
         self.memory_prefix = base + "memory:"
         self.servers_prefix = base + "servers:"
         self.stats_prefix = base + "stats:"
         self.policy = base + "policy"
+        self.uploads_prefix = base + "uploads:"
+        self.userdata_prefix = base + "userdata:"
+        self.settings_prefix = base + "settings:"
         self.guesses_prefix = base + "guesses:"
         self.api_keys = base + "api-keys"
         self.api_key_used_prefix = base + "api-key-used:"
@@ -148,13 +155,13 @@ class Keys:
         return self.agent_prefix + agent_id
 
     def uploads(self, owner: str) -> str:
-        return f"{self.base}uploads:{owner}"
+        return self.uploads_prefix + owner
 
     def userdata(self, owner: str) -> str:
-        return f"{self.base}userdata:{owner}"
+        return self.userdata_prefix + owner
 
     def settings(self, owner: str) -> str:
-        return f"{self.base}settings:{owner}"
+        return self.settings_prefix + owner
 
     def live(self, owner: str) -> str:
         return f"{self.base}live:{owner}"
@@ -167,6 +174,12 @@ class Keys:
 
     def workflow(self, name: str) -> str:
         return self.workflow_prefix + name
+
+    def partner(self, token: str) -> str:
+        return self.partner_prefix + token
+
+    def asset(self, asset_id: str) -> str:
+        return self.asset_prefix + asset_id
 
     def index(self, kind: str, value: str = "") -> str:
         return self.index_prefix + (f"{kind}:{value}" if value else kind)

@@ -162,6 +162,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0  # seconds an attempt may run
     max_attempts: int = 3
     reuse: str = ""  # what the result depends on: a task of the same may share it; empty: renders itself
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
     extra: Extra | None = None  # of a ComfyUI client
     front: bool = False  # goes before the owner's own tasks that wait in its lane
     output_options: OutputOptions | None = None
@@ -196,6 +197,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None  # tasks ahead of it in the queue; None unless pending
     joined: str = ""  # the task whose result it waits for; empty: it renders itself
     reused: str = ""  # the task whose result it has; empty: its own
+    notes: dict[str, Any] = {}  # what the door that took it wants back with it
     batch: str = ""  # the batch that it came with; empty: alone
     output_options: OutputOptions | None = None
     hidden: str = ""  # not in its owner's history as ComfyUI clients see it
@@ -260,6 +262,7 @@ _INTEGER_FIELDS = frozenset(
 _JSON_FIELDS: dict[str, msgspec.json.Decoder[Any]] = {
     "parameters": msgspec.json.Decoder(dict[str, Any]),
     "labels": msgspec.json.Decoder(dict[str, str]),
+    "notes": msgspec.json.Decoder(dict[str, Any]),
     "inputs": msgspec.json.Decoder(tuple[InputFile, ...]),
     "progress": msgspec.json.Decoder(Progress),
     "outputs": msgspec.json.Decoder(tuple[Output, ...]),

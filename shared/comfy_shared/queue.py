@@ -437,6 +437,8 @@ def _packed(task: NewTask) -> dict[str, Any]:
         fields["labels"] = text(task.labels)
     if task.inputs:
         fields["inputs"] = text(task.inputs)
+    if task.notes:
+        fields["notes"] = text(task.notes)
     if task.output_options:
         fields["output_options"] = text(task.output_options)
     return {

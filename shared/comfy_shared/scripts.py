@@ -132,6 +132,8 @@ REGISTER = Script(
 )  # fmt: skip
 DEREGISTER = Script("deregister", args=("agent", "session"))
 DRAIN = Script("drain", args=("agent", "on"))
+ASSET_KEEP = Script("asset_keep", args=("sha256", "record", "retention_ms"), extra_keys=("asset",))
+ASSET_FIND = Script("asset_find", args=("retention_ms",), extra_keys=("asset",))
 BATCH = Script("batch", args=("id",))
 GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guesses",))
 PUBLISH = Script(

@@ -12,7 +12,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,7 +118,7 @@ async def timed(call: Callable[[], Awaitable[object]], calls: int = CALLS) -> tu
     return calls / (time.perf_counter() - began_at), cuts[49], cuts[98]
 
 
-async def transitions(line: Line, agents: int, label: str) -> Iterator[str]:
+async def transitions(line: Line, agents: int, label: str) -> list[str]:
     """Each transition in turn, one task at a time, so that an agent holds no more than it would."""
     took: dict[str, list[float]] = {"round trip": [], "submit": [], "claim": [], "settle": []}
     for number in range(CALLS):
@@ -141,12 +141,11 @@ async def transitions(line: Line, agents: int, label: str) -> Iterator[str]:
             f"{label:32} {name:10} {rate:7,.0f}/s  p50 {cuts[49]:6.3f} ms  p99 {cuts[98]:6.3f} ms"
             f"  {cuts[49] / base:5.2f} x"
         )
-    return iter(lines)
+    return lines
 
 
-async def growth(port: int) -> list[str]:
+async def growth(port: int) -> AsyncIterator[str]:
     line = Line(port)
-    lines: list[str] = []
     await line.submit()
     await line.join(0)
     await line.settle()
@@ -157,15 +156,16 @@ async def growth(port: int) -> list[str]:
             await line.submit(1000)
             waiting += 1000
         used = ((await line.redis.info("memory"))["used_memory"] - empty) / number
-        lines += await transitions(line, 1, f"{number:9,} wait, 1 agent")
-        lines.append(f"{number:9,} wait {used / 1024:27.2f} KiB of Redis' memory each (prompt: {len(PROMPT)} bytes)")
+        for each in await transitions(line, 1, f"{number:9,} wait, 1 agent"):
+            yield each
+        yield f"{number:9,} wait {used / 1024:27.2f} KiB of Redis' memory each (prompt: {len(PROMPT)} bytes)"
     await line.redis.flushall()
     for agents in AGENTS[1:]:
         for agent in range(agents):
             await line.join(agent)
-        lines += await transitions(line, agents, f"nobody waits, {agents:5,} agents idle")
+        for each in await transitions(line, agents, f"nobody waits, {agents:5,} agents idle"):
+            yield each
     await line.redis.aclose()
-    return lines
 
 
 async def produce(port: int, number: int) -> None:
@@ -252,11 +252,20 @@ async def low_load(line: Line) -> float:
     return statistics.median(took)
 
 
+async def told(lines: AsyncIterator[str]) -> list[str]:
+    """Prints each as it comes: minutes pass between them."""
+    found = []
+    async for line in lines:
+        print(line, flush=True)  # noqa: T201
+        found.append(line)
+    return found
+
+
 def run() -> list[str]:
     with redis_server() as port:
         lines = [asyncio.run(through(port))]
     with redis_server() as port:
         lines += rivals.run(port, THROUGH, SLOTS)
     with redis_server() as port:
-        lines += asyncio.run(growth(port))
+        lines += asyncio.run(told(growth(port)))
     return lines

@@ -32,7 +32,8 @@ KINDS = frozenset(
     {
         "task", "story", "index", "idempotency", "agent", "verdicts", "held", "offer", "workflow", "lane", "needs",
         "memory", "servers", "stats", "turn", "owners", "assigned", "reuse",
-        "followers", "batch", "batches", "guesses", "api-key-used", "ticket", "uploads", "userdata", "settings",
+        "followers", "asset", "partner", "batch", "batches", "guesses", "api-key-used", "ticket",
+        "uploads", "userdata", "settings",
     },
 )  # fmt: skip
 SINGLE = frozenset(

@@ -134,6 +134,7 @@ async def running(redis: Redis, shared: SharedSettings, **changes: Any) -> Async
     async with app.router.lifespan_context(app) as state:
         assert state is not None
         app.state.fleet = state["resources"].fleet
+        app.state.streams = state["resources"].streams
 
         async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
             await app({**scope, "state": dict(state)}, receive, send)

@@ -15,6 +15,7 @@ from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect
+from test.integration import balancer_support
 from test.support.agents import Hand
 from test.support.leaks import delete_namespace, leaked_keys
 from test.support.redis_server import RedisServer
@@ -29,6 +30,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def core_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of a balancer's agents are ComfyUI's own: the role user may use them."""
+    modules = {name: entry | {"python_module": "nodes"} for name, entry in balancer_support.OBJECT_INFO.items()}
+    monkeypatch.setattr(balancer_support, "OBJECT_INFO", modules)
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 from redis.asyncio import Redis
 
+from comfy_service.instance.client import Instance
 from comfy_shared.files import FileStore, Stored
+from comfy_shared.keys import Keys
 from comfy_shared.models import EventType, Prompt, Status
+from comfy_shared.partner import LIFE, PartnerKeys
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
@@ -229,3 +232,24 @@ async def test_a_prompt_of_somebody_else_on_the_instance_is_left_alone(crew: Cre
     assert on_gpu(simulator) == []
     ends: Mapping[str, str] = {run["prompt_id"]: run["last_message"] for run in simulator.statistics()["prompts"]}
     assert ends["somebody-else"] == "execution_success"
+
+
+async def test_a_key_for_partner_nodes_reaches_the_instance_and_no_record(
+    crew: Crew, simulator: Simulator, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    submit = Instance.submit
+
+    async def seen(self: Instance, prompt: Prompt, **fields: Any) -> None:
+        sent.append(fields["extra_data"].get("api_key_comfy_org"))  # an instance keeps it to itself
+        await submit(self, prompt, **fields)
+
+    monkeypatch.setattr(Instance, "submit", seen)
+    crew.start(simulator)
+    token = await PartnerKeys(redis, keys).keep("comfyui-secret")
+    task = await crew.completed(slow(steps=1), notes={"partner": token})
+    over = await crew.completed(slow(steps=2), notes={"partner": "0" * 32})
+    assert sent == ["comfyui-secret", None]
+    record = await redis.hgetall(keys.task(task.id))
+    assert "comfyui-secret" not in f"{record}{task.prompt!r}{over.prompt!r}"
+    assert 0 < await redis.pttl(keys.partner(token)) <= LIFE

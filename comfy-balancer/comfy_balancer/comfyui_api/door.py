@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Match, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -26,6 +26,7 @@ from comfy_shared.http.middleware import BodyRule
 from comfy_shared.http.problems import respond
 
 PAGE = "/comfyui"
+OURS = ("/api/v1/", "/api/v2/", "/v1/", "/docs")
 LONGEST_CLIENT_ID = 256  # characters
 CACHED = "public, max-age=604800, immutable"  # files whose name changes with their content
 
@@ -146,12 +147,14 @@ class Door(BaseRoute):
         await (self._pages if app == "pages" else self._api)(inner, receive, send)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
-        raise NotImplementedError
+        raise NoMatchFound(name, path_params)  # no address is made of a route's name
 
 
 def placed(scope: Scope) -> tuple[str, str] | None:
     """Which app answers, and the path that it is given; None when the path is none of ComfyUI's."""
     path = raw_path(scope)
+    if path.startswith(OURS):  # every request passes here: no route is tried for what is none of ComfyUI's
+        return None
     if path == PAGE:
         return "redirect", path
     if path.startswith(f"{PAGE}/"):

@@ -12,8 +12,8 @@ from comfy_balancer.comfyui_api.context import Json, caller, door, resources
 from comfy_balancer.comfyui_api.files import Found, checked_place
 from comfy_balancer.comfyui_api.names import Place, place_of
 from comfy_balancer.comfyui_api.pictures import CHANNELS
+from comfy_balancer.downloads import INLINE, MEDIA_TYPE, UNKNOWN
 from comfy_balancer.ranges import parse_range, tag_fits
-from comfy_balancer.routes.outputs import INLINE, MEDIA_TYPE, UNKNOWN
 from comfy_balancer.uploads import Form, read_form
 from comfy_shared.errors import InvalidTask
 from comfy_shared.http.problems import MalformedBody, invalid

@@ -259,8 +259,8 @@ async def get_task(task_id: str, here: Here, who: Who) -> Response:
     response_class=Json,
 )
 async def explain(task_id: str, here: Here, who: Who) -> Response:
-    """For a pending task its lane, what is ahead, and each agent with the reason why it can or cannot take it; for
-    any other a sentence. No start is estimated."""
+    """For a pending task its lane, what is ahead, each agent with the reason why it can or cannot take it, and an
+    estimated start; for any other a sentence."""
     return Json(await here.explainer.explain(await here.service.get(task_id, who)))
 
 

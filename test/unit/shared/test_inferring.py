@@ -20,6 +20,7 @@ from comfy_shared.workflows import (
     convert,
     infer_parameters,
     load_workflow,
+    make_from_request,
     render,
 )
 from comfy_shared.workflows.checks import Flaw
@@ -339,3 +340,15 @@ def test_an_editors_graph_alone_is_loaded_as_a_workflow(tmp_path: Path) -> None:
 def test_our_own_workflows_are_complete() -> None:
     """With or without object info they are the same."""
     assert load_workflow(WORKFLOWS, "first-workflow", OBJECT_INFO) == load_workflow(WORKFLOWS, "first-workflow")
+
+
+def test_a_request_needs_one_graph_and_no_complete_parameters_where_object_info_is_known() -> None:
+    """What is missing is filled in as for files."""
+    made = make_from_request("x", None, graph("text-to-image"), {"width": {"maximum": 640}}, object_info=OBJECT_INFO)
+    parameters = {each.name: each for each in made.parameters}
+    assert made.prompt == TEXT_TO_IMAGE
+    assert parameters["width"].limits() == {"minimum": 16, "maximum": 640, "step": 8}
+    assert "cfg" in parameters
+    assert set(make_from_request("x", TEXT_TO_IMAGE, None, "infer: false", object_info=OBJECT_INFO).parameters) == set()
+    with pytest.raises(WorkflowError, match="takes an agent's object info"):
+        make_from_request("x", None, graph("text-to-image"), {})
