@@ -192,3 +192,59 @@ async def test_publishing_waits_for_redis(versions: Versions, folder: Path, monk
 
     async with watching(AwayAtFirst(versions, folder, "gpu-1", Classes())):
         await wait_until(lambda: len(calls) == 2, "it was tried again")
+
+
+OBJECT_INFO = {
+    "EmptyImage": {
+        "input": {"required": {"width": ["INT", {"min": 1}], "height": ["INT", {}]}},
+        "output": ["IMAGE"],
+        "output_node": False,
+    },
+    "SaveImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
+}
+EDITOR = """{"nodes": [
+ {"id": 1, "type": "EmptyImage", "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}], "widgets_values": [32, 16]},
+ {"id": 2, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 1}]}
+], "links": [[1, 1, 0, 2, 0, "IMAGE"]], "version": 0.4}"""  # noqa: E501
+
+
+async def test_an_editor_graph_alone_is_published_once_the_instance_told_its_classes(
+    versions: Versions, tmp_path: Path
+) -> None:
+    (tmp_path / "drawn.json").write_text(EDITOR)
+    classes = Classes()
+    async with watching(FolderPublisher(versions, tmp_path, "gpu-1", classes)):
+
+        async def there() -> bool:
+            return "drawn" in await versions.standings()
+
+        assert not await there()
+        classes.learn(OBJECT_INFO, "1")
+        await wait_until(there, "it is published")
+    workflow = await versions.read("drawn", 1)
+    assert workflow.prompt["1"]["inputs"] == {"width": 32, "height": 16}
+    assert "width" in [parameter.name for parameter in workflow.parameters]
+
+
+async def test_parameters_alone_wait_for_the_classes_and_are_no_mistake(versions: Versions, tmp_path: Path) -> None:
+    (tmp_path / "drawn.json").write_text(EDITOR)
+    (tmp_path / "drawn.yaml").write_text("title: Drawn\n")
+    with capture_logs() as logs:
+        await FolderPublisher(versions, tmp_path, "gpu-1", Classes()).publish()
+    assert actions(logs) == [("workflow.waits", "drawn")]
+    assert await versions.problems() == {}
+
+
+async def test_an_agent_without_a_class_does_not_complain_of_what_another_published(
+    versions: Versions, tmp_path: Path
+) -> None:
+    (tmp_path / "drawn.json").write_text(EDITOR)
+    able, lacking = Classes(), Classes()
+    able.learn(OBJECT_INFO, "1")
+    lacking.learn({"SaveImage": OBJECT_INFO["SaveImage"]}, "2")
+    await FolderPublisher(versions, tmp_path, "gpu-2", lacking).publish()
+    problem = (await versions.problems())["drawn"]
+    assert "node 1 (EmptyImage)" in problem.message
+    await FolderPublisher(versions, tmp_path, "gpu-1", able).publish()
+    await FolderPublisher(versions, tmp_path, "gpu-2", lacking).publish()
+    assert await versions.problems() == {}
