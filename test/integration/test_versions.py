@@ -10,7 +10,7 @@ from comfy_shared import versions as module
 from comfy_shared.errors import Conflict, NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.versions import FileProblem, Save, Versions
-from comfy_shared.workflows import Workflow, make_from_request
+from comfy_shared.workflows import Workflow, make_from_request, to_json
 
 
 @pytest.fixture
@@ -59,7 +59,12 @@ async def test_the_same_files_change_nothing_whatever_happened_since(versions: V
 
 
 async def test_a_save_goes_on_from_the_last_one_of_its_agent(versions: Versions) -> None:
-    first, second = (lambda digest: Save(agent="a", digest=digest)), (lambda digest: Save(agent="b", digest=digest))
+    def first(digest: str) -> Save:
+        return Save(agent="a", digest=digest)
+
+    def second(digest: str) -> Save:
+        return Save(agent="b", digest=digest)
+
     assert await put(versions, 1, save=first("1")) == ("published", 1, 1)
     assert await put(versions, 1, save=first("1")) == ("unchanged", 1, 1)
     assert await put(versions, 2, save=second("2")) == ("conflict", 2, 1)
@@ -141,6 +146,6 @@ async def test_what_was_published_before_there_were_versions_is_the_first(
 ) -> None:
     old = workflow(7)
     await redis.hset(keys.workflows, "one", old.digest)
-    await redis.set(keys.workflow("one"), module.to_json(old))
+    await redis.set(keys.workflow("one"), to_json(old))
     assert (await versions.standings())["one"].active == 1
     assert await versions.read("one", 1) == old

@@ -107,7 +107,7 @@ def test_an_operation_has_its_own_name_and_no_path_parameter(workflow: Workflow)
 
 
 def test_the_document_has_a_route_for_each_workflow_in_place_of_the_general_one() -> None:
-    base = {"paths": {GENERAL: {"post": GENERIC}}, "components": {"schemas": {"A": {}}}}
+    base: dict[str, Any] = {"paths": {GENERAL: {"post": GENERIC}}, "components": {"schemas": {"A": {}}}}
     shipped = [(load_workflow(WORKFLOWS, name), 1) for name in ("first-workflow", "smoke")]
     document = json.loads(encode(base, shipped))
     assert list(document["paths"]) == [GENERAL.replace("{name}", name) for name in ("first-workflow", "smoke")]
