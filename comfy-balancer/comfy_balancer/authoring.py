@@ -117,10 +117,11 @@ def _check_runs(workflow: Workflow, offers: Sequence[Offer], members: Sequence[M
     filled = {
         f"prompt.{target.node_id}.inputs.{target.input_name}"
         for parameter in workflow.parameters
+        if parameter.required or parameter.type.is_file or parameter.default is not None
         for target in parameter.targets
     }
     problems = check_outputs(prompt, offers) + check_complete(prompt, needs, offers)
-    # What a parameter sets is checked when it is set.
+    # What a parameter always sets is checked when it is set.
     if problems := [problem for problem in problems if problem.field not in filled]:
         raise _refused(problems, workflow.name, prompt)
     lacking = check_needs(prompt, needs, offers, members, hold=False)

@@ -68,6 +68,21 @@ def test_an_editor_graph_needs_an_agent() -> None:
     assert "object info" in refused(EDITOR).message
 
 
+def test_a_value_that_no_instance_takes_is_refused_although_a_parameter_may_replace_it() -> None:
+    info = {
+        "Make": {"input": {"required": {"width": ["INT", {"min": 1, "max": 64}]}}, "output": [], "output_node": True}
+    }
+    problem = refused({"1": {"class_type": "Make", "inputs": {"width": 65}}}, member("a", info))
+    assert (problem.field, problem.node, problem.limits) == (
+        "graph.1.inputs.width",
+        "1",
+        {"minimum": 1, "maximum": 64},
+    )
+    given = {"width": {"node_id": "1", "input_name": "width", "type": "integer", "default_value": 8}}
+    workflow, _ = write({"1": {"class_type": "Make", "inputs": {"width": 65}}}, member("a", info), parameters=given)
+    assert workflow.parameters[0].default == 8
+
+
 def test_too_many_nodes_are_refused_in_either_format() -> None:
     everything = member("a", MODELS | SAVE)
     prompt = write(EDITOR, everything)[0].prompt
