@@ -5,6 +5,7 @@
 Nothing is opened at import, and nothing is kept but what Redis knows as well.
 """
 
+import asyncio
 import os
 import re
 import signal
@@ -15,8 +16,10 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.routing import Route
 
-from comfy_balancer import comfy_v2, openai_api, openapi, sweeper
+from comfy_balancer import comfy_v2, mcp_api, openai_api, openapi, sweeper
 from comfy_balancer.assets import Assets
 from comfy_balancer.batches import BatchService
 from comfy_balancer.catalog import Catalog, Fleet
@@ -62,7 +65,7 @@ from comfy_balancer.uploads import Inputs
 from comfy_shared import logs
 from comfy_shared.batches import Batches
 from comfy_shared.events import EventHub
-from comfy_shared.files import open_store
+from comfy_shared.files import FileStore, open_store
 from comfy_shared.guesses import GuessLimit
 from comfy_shared.http.docs import docs_router
 from comfy_shared.http.handlers import add_edge, refuse_unsafe
@@ -76,7 +79,11 @@ from comfy_shared.store import connect
 
 log = structlog.get_logger(__name__)
 
-SHAPES = {openai_api.PREFIX: openai_api.shape, comfy_v2.PREFIX: comfy_v2.edge_shape}
+SHAPES = {
+    openai_api.PREFIX: openai_api.shape,
+    comfy_v2.PREFIX: comfy_v2.edge_shape,
+    mcp_api.PATH: mcp_api.shape,
+}
 
 
 class FormPaths:
@@ -107,6 +114,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     app.include_router(health.router)
     app.mount(comfy_v2.PREFIX, comfy_v2.create())
     app.mount(openai_api.PREFIX, openai_api.create())
+    app.router.routes.append(Route(mcp_api.PATH, mcp_api.McpDoor()))
     app.include_router(docs_router(app.title, _document))
     app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
@@ -133,8 +141,11 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
     try:
         if weakness := settings.password_weakness():
             log.warning("THE LOG-IN IS UNSAFE: set API_PASSWORD", action="settings.unsafe", reason=weakness)
+        manager, ready = mcp_api.make_manager(), asyncio.Event()
         async with Loops(_die) as loops:
-            state = _compose(settings, redis, loops)
+            loops.start("mcp", partial(mcp_api.keep_open, manager, loops.stop, ready))
+            await ready.wait()
+            state = _compose(settings, redis, loops, manager)
             async with aclosing(state["resources"].fetcher):
                 yield state
     finally:
@@ -142,7 +153,9 @@ async def _lifespan(settings: BalancerSettings, _: FastAPI) -> AsyncIterator[dic
         log_system.close()
 
 
-def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, Any]:
+def _compose(
+    settings: BalancerSettings, redis: Any, loops: Loops, manager: StreamableHTTPSessionManager
+) -> dict[str, Any]:
     keys = Keys(settings.redis_namespace)
     files = open_store(settings)
     queue = Queue(redis, keys, settings)
@@ -150,31 +163,15 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
     # This process never registers an agent, so the time to live of a heartbeat says nothing here.
     fleet = Fleet(Registry(redis, keys, heartbeat_ttl=settings.lease_seconds, retention=settings.agent_retention))
     inputs = Inputs(redis, keys, files)
-    gate = Gate(settings, GuessLimit(redis, keys, settings))
-    links = Links(redis, keys, seconds=settings.link_seconds)
-    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
-
-    def on_news(kind: str) -> None:
-        if kind == "workflow":
-            catalog.forget()
-        elif kind == "agents":
-            fleet.refresh_soon()
-
-    hub = EventHub(redis, keys, on_news=on_news)
-    loops.start("events", partial(hub.tail, loops.stop))
+    hub = EventHub(redis, keys, on_news=partial(_on_news, catalog, fleet))
     live = LiveHub(redis, keys)
+    loops.start("events", partial(hub.tail, loops.stop))
     loops.start("live", partial(live.listen, loops))
     loops.start("offers", partial(fleet.keep_fresh, loops))
-    loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
-    purge = partial(
-        sweeper.purge,
-        every=settings.purge_seconds,
-        input_retention=settings.input_retention,
-    )
-    loops.start("purge", partial(purge, queue, files, inputs, loops))
+    _keep_tidy(settings, queue, files, inputs, loops)
+    log_in, tickets, links = _log_in(settings, redis, keys)
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
-    references = References(queue, inputs, files, fetcher, settings)
-    service = TaskService(queue, hub, catalog, fleet, references, settings)
+    service = TaskService(queue, hub, catalog, fleet, References(queue, inputs, files, fetcher, settings), settings)
     thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
     lister = TaskLister(redis, keys)
     tasks = OwnTasks(redis, keys, lister)
@@ -207,12 +204,33 @@ def _compose(settings: BalancerSettings, redis: Any, loops: Loops) -> dict[str, 
         assets=Assets(redis, keys, inputs, retention=settings.input_retention),
         streams=Streams(settings.streams_limit),
         live=live,
-        log_in=Credentials(settings, gate, ApiKeys(redis, keys), tickets, links),
+        log_in=log_in,
         tickets=tickets,
         links=links,
+        mcp=manager,
         document=Document(catalog),
     )
     return {"resources": resources, "comfyui": comfyui}
+
+
+def _keep_tidy(settings: BalancerSettings, queue: Queue, files: FileStore, inputs: Inputs, loops: Loops) -> None:
+    loops.start("sweep", partial(sweeper.sweep, queue, loops, longest=settings.sweep_seconds))
+    purge = partial(sweeper.purge, every=settings.purge_seconds, input_retention=settings.input_retention)
+    loops.start("purge", partial(purge, queue, files, inputs, loops))
+
+
+def _on_news(catalog: Catalog, fleet: Fleet, kind: str) -> None:
+    if kind == "workflow":
+        catalog.forget()
+    elif kind == "agents":
+        fleet.refresh_soon()
+
+
+def _log_in(settings: BalancerSettings, redis: Any, keys: Keys) -> tuple[Credentials, Tickets, Links]:
+    gate = Gate(settings, GuessLimit(redis, keys, settings))
+    tickets = Tickets(redis, keys, seconds=settings.ticket_seconds)
+    links = Links(redis, keys, seconds=settings.link_seconds)
+    return Credentials(settings, gate, ApiKeys(redis, keys), tickets, links), tickets, links
 
 
 async def _document(request: Request) -> bytes:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from fastapi import Depends, Header
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -58,6 +59,7 @@ class Resources:
     log_in: Credentials
     tickets: Tickets
     links: Links
+    mcp: StreamableHTTPSessionManager
     document: Document
 
 

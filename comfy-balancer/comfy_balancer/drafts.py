@@ -103,8 +103,10 @@ def draft(
     around: Surroundings,
     parts: Mapping[str, str] = {},
     draw_seed: Callable[[], int] = draw_seed,
+    chance: int | None = None,
 ) -> Draft:
-    """The checked draft of one task. `parts` are the form's files: part name → sha256.
+    """The checked draft of one task. `parts` are the form's files: part name → sha256; `chance` (0 to 99) decides
+    about the canary instead of a draw.
 
     Raises:
         InvalidTask: all that does not fit, as far as it can be told at once.
@@ -115,7 +117,7 @@ def draft(
     if problems:
         raise InvalidTask(tuple(problems))
     if request.workflow is not None:
-        return _from_release(request, request.workflow, around, parts, draw_seed)
+        return _from_release(request, request.workflow, around, parts, draw_seed, chance)
     try:
         return _from_prompt(request, around, parts)
     except InvalidTask as error:
@@ -123,11 +125,16 @@ def draft(
 
 
 def _from_release(
-    request: TaskRequest, name: str, around: Surroundings, parts: Mapping[str, str], draw_seed: Callable[[], int]
+    request: TaskRequest,
+    name: str,
+    around: Surroundings,
+    parts: Mapping[str, str],
+    draw_seed: Callable[[], int],
+    chance: int | None,
 ) -> Draft:
     """By the canary when it is drawn and the request fits it too, else by the active version."""
     release = around.releases.get(name)
-    if release and release.canary and secrets.randbelow(100) < release.share:
+    if release and release.canary and (secrets.randbelow(100) if chance is None else chance) < release.share:
         trial = replace(around, workflows={**around.workflows, name: release.canary})
         with suppress(InvalidTask):
             return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
@@ -182,14 +189,8 @@ def _from_workflow(
         near = list(around.nearest.get(name, []))
         message = f"there is no workflow {name[:64]!r}"
         raise InvalidTask((FieldProblem(field="workflow", message=message, nearest=near),))
-    by_name = {parameter.name: parameter for parameter in workflow.parameters}
-    for part in parts:
-        if part not in by_name or not by_name[part].type.is_file:
-            files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
-            message = f"no parameter of {name} takes a file of this name"
-            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
-        if part in request.parameters:
-            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
+    types = {parameter.name: parameter.type for parameter in workflow.parameters}
+    _check_parts(request, workflow, parts)
     try:
         rendered = render(workflow, {**request.parameters, **parts}, draw_seed=draw_seed)
     except ParameterError as error:
@@ -200,7 +201,7 @@ def _from_workflow(
             input=file.input_name,
             sha256=file.value,
             field=f"parameters.{file.parameter}",
-            kinds=KINDS[by_name[file.parameter].type],
+            kinds=KINDS[types[file.parameter]],
         )
         for file in rendered.inputs
     )
@@ -220,6 +221,16 @@ def _from_workflow(
         workflow=workflow,
         slots=slots,
     )
+
+
+def _check_parts(request: TaskRequest, workflow: Workflow, parts: Mapping[str, str]) -> None:
+    files = [parameter.name for parameter in workflow.parameters if parameter.type.is_file]
+    for part in parts:
+        if part not in files:
+            message = f"no parameter of {workflow.name} takes a file of this name"
+            raise InvalidTask((FieldProblem(field=part, message=message, nearest=files),))
+        if part in request.parameters:
+            raise InvalidTask((FieldProblem(field=f"parameters.{part}", message="is also a file part"),))
 
 
 def _parameter_problem(problem: Any) -> FieldProblem:

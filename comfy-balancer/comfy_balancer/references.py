@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -84,7 +84,7 @@ def with_files(point: Point, around: Surroundings, sha256s: Mapping[str, str]) -
     if prompt is not None:
         prompt = {node_id: _with_files(node, around, sha256s) for node_id, node in prompt.items()}
     changed = msgspec.structs.replace(request, parameters=parameters, prompt=prompt)
-    return Point(request=changed, places=point.places, prefix=point.prefix, seed=point.seed)
+    return replace(point, request=changed)
 
 
 def _with_files(node: Any, around: Surroundings, sha256s: Mapping[str, str]) -> Any:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
+from comfy_balancer.accepted import as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
 from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import different, hindrances, read_needs
@@ -25,13 +26,13 @@ from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
 from comfy_balancer.uploads import Upload
-from comfy_shared.batches import Batch
+from comfy_shared.batches import Batch, NewBatch
 from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Status, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
@@ -164,21 +165,25 @@ class TaskService:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
             replayed = idempotency is not None or given is not None
             return Accepted(tasks=found, replayed=replayed, batch=found[0].batch)
+        return await self._fresh(tasks, submitted, together)
+
+    async def _fresh(self, tasks: Sequence[NewTask], submitted: Submitted, together: NewBatch | None) -> Accepted:
+        """The answer to a submit that was accepted just now."""
+        batch_id = together.id if together else ""
         for task in tasks:
             log.info(
                 "Task accepted",
                 action="task.accepted",
                 task_id=task.id,
-                owner=who.owner,
+                owner=task.owner,
                 workflow=task.workflow or None,
                 lane=task.lane,
-                batch=together.id if together else None,
+                batch=batch_id or None,
             )
-        batch_id = together.id if together else ""
         if any(task.reuse for task in tasks):  # it may have joined another, or be completed already
             told = tuple([await self.queue.get(task.id) for task in tasks])
         else:
-            told = _as_tasks(tasks, submitted, batch_id)
+            told = as_tasks(tasks, submitted, batch_id)
         fresh = together.accepted(told) if together else None
         return Accepted(tasks=told, replayed=False, batch=batch_id, fresh=fresh)
 
@@ -209,7 +214,7 @@ class TaskService:
             problems: list[FieldProblem] = []
             for point in points:
                 try:
-                    drafts.append(draft(point.request, around, parts, point.draw_seed))
+                    drafts.append(draft(point.request, around, parts, point.draw_seed, point.chance))
                 except InvalidTask as error:
                     problems += point.told(error.problems)
                 if len(problems) >= 50:
@@ -378,32 +383,3 @@ def _result_of(prompt: bytes, options: OutputOptions | None) -> str:
     """What the result depends on: the graph, with its input files by their content, and what is made of outputs."""
     whole = [msgspec.json.decode(prompt), options] if options else msgspec.json.decode(prompt)
     return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()
-
-
-def _as_tasks(tasks: Sequence[NewTask], submitted: Submitted, batch: str) -> tuple[Task, ...]:
-    """What was just written, without reading it."""
-    return tuple(
-        Task(
-            id=task.id,
-            owner=task.owner,
-            status=Status.PENDING,
-            priority=task.priority,
-            lane=task.lane,
-            attempt=0,
-            max_attempts=task.max_attempts,
-            created_at=submitted.created_at,
-            timeout=task.timeout,
-            workflow=task.workflow,
-            workflow_digest=task.workflow_digest,
-            workflow_version=task.workflow_version,
-            parameters=task.parameters,
-            labels=task.labels,
-            inputs=task.inputs,
-            notes=task.notes,
-            batch=batch,
-            output_options=task.output_options,
-            events=1,
-            position=position,
-        )
-        for task, position in zip(tasks, submitted.positions, strict=True)
-    )

@@ -39,7 +39,8 @@ class BalancerSettings(SharedSettings):
     openai_default_model: str = Field("", description="Workflow of an OpenAI call that names no model; empty: refused.")
     openai_seconds: Seconds = Field(600.0, description="Longest wait of an OpenAI call for its pictures.")
     public_url: str = Field("", description="How clients reach us, for addresses in answers; empty: as they did now.")
-    link_seconds: Seconds = Field(3600.0, description="How long an address of a picture in an OpenAI answer is good.")
+    mcp_seconds: Seconds = Field(600.0, description="Longest wait of a tool call over MCP for its result.")
+    link_seconds: Seconds = Field(3600.0, description="How long an address of a picture in an answer is good.")
 
     nodes_allowed_user: str = Field(
         ",".join(CORE), description="Node classes that prompts of the role user may name: patterns, or module:PATTERN."

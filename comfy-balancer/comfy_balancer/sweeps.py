@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from secrets import randbelow
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ class Point:
     places: Mapping[str, int] = field(default_factory=dict)  # swept parameter → which of its values, from 0
     prefix: str = ""  # of its fields, as the client knows them
     seed: int | None = None  # for seeds left open: one for the whole sweep, so that its pictures compare; None: any
+    chance: int | None = None  # of the canary: for the same reason all tasks of a sweep run one version
 
     def draw_seed(self) -> int:
         return draw_seed() if self.seed is None else self.seed
@@ -130,13 +132,13 @@ def _sweep(request: TaskRequest, lists: dict[str, list[Any]], *, prefix: str, li
         raise _problem(f"{prefix}parameters.{longest}", message, maximum=limit)
     combine = zip if request.sweep == "zip" else itertools.product
     open_seeds = any(value is None or value == DRAW for inner in lists.values() for value in inner)
-    seed = None if open_seeds else draw_seed()
+    seed, chance = None if open_seeds else draw_seed(), randbelow(100)
     points = []
     for places in combine(*(range(length) for length in lengths)):
         chosen = dict(zip(lists, places, strict=True))
         one_each = {name: lists[name][place] for name, place in chosen.items()}
         one = msgspec.structs.replace(request, parameters={**request.parameters, **one_each})
-        points.append(Point(request=one, places=chosen, prefix=prefix, seed=seed))
+        points.append(Point(request=one, places=chosen, prefix=prefix, seed=seed, chance=chance))
     return points
 
 

@@ -150,8 +150,9 @@ def _place(problem: FieldProblem, workflow: Workflow | None, prompt: Mapping[str
     if group == "prompt":
         node = next((name[:end] for end in _ends(name) if name[:end] in prompt), "")
     elif workflow and group == "parameters":
-        parameter = name
-        known = next((one for one in workflow.parameters if one.name == name), None)
+        first = name.partition(".")[0]  # of a list the field names the place too
+        known = next((one for one in workflow.parameters if one.name == first), None)
+        parameter = known.name if known else name
         node = ", ".join(dict.fromkeys(target.node_id for target in known.targets)) if known else ""
     called = workflow.name if workflow else ""
     return msgspec.structs.replace(problem, workflow=called, parameter=parameter, node=node)

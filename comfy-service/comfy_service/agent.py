@@ -20,7 +20,7 @@ from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import Instance
 from comfy_service.instance.protocol import Ended, Frame, LogLines, QueueStatus
-from comfy_service.instance.sayings import tell
+from comfy_service.instance.sayings import ask_for_log, tell
 from comfy_service.instance.socket import Socket
 from comfy_service.lease import LeaseKeeper
 from comfy_service.outputs import Collector
@@ -208,13 +208,7 @@ class Agent:
             self._keep_task(self._socket.close())
         for run in self._runs.values():
             run.look()
-        self._keep_task(self._subscribe_logs())
-
-    async def _subscribe_logs(self) -> None:
-        try:
-            await self._instance.subscribe_logs(self._socket.client_id)
-        except RunError as error:
-            log.info("No log of the instance", action="instance.no_log", reason=error.message)
+        self._keep_task(ask_for_log(self._instance, self._socket.client_id))
 
     def _on_gpu(self) -> Run | None:
         return next((run for run in self._runs.values() if not run.gpu_free.is_set()), None)

@@ -13,7 +13,7 @@ previews cost nothing while nobody watches.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -125,7 +125,7 @@ class LiveHub:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._watchers: dict[str, set[Callable[[LiveFrame], None]]] = {}
+        self._watchers: dict[str, Counter[Callable[[LiveFrame], None]]] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
         self._pubsub: PubSub | None = None
 
@@ -168,17 +168,22 @@ class LiveHub:
 
     @asynccontextmanager
     async def watch(self, owner: str, on_frame: Callable[[LiveFrame], None]) -> AsyncIterator[None]:
-        """Calls `on_frame` for every frame of the owner's tasks while the block lasts; it must not wait nor raise."""
-        watchers = self._watchers.setdefault(owner, set())
-        watchers.add(on_frame)
+        """Calls `on_frame` for every frame of the owner's tasks while the block lasts; it must not wait nor raise.
+
+        The same function in several blocks is called once for each frame, until the last of them ends.
+        """
+        watchers = self._watchers.setdefault(owner, Counter())
+        watchers[on_frame] += 1
         try:
-            if len(watchers) == 1:
+            if watchers.total() == 1:
                 self._confirmed[owner] = asyncio.Event()
                 await self._tell("subscribe", owner)
             await first_of(self._confirmed[owner], timeout=PATIENCE)
             yield
         finally:
-            watchers.discard(on_frame)
+            watchers[on_frame] -= 1
+            if not watchers[on_frame]:
+                del watchers[on_frame]
             if not watchers:
                 del self._watchers[owner], self._confirmed[owner]
                 await self._tell("unsubscribe", owner)

@@ -27,7 +27,7 @@ from comfy_shared.loglines import LEADING, OURS, Cleaner, fit
 bound = structlog.contextvars.bound_contextvars  # with bound(task_id=..., attempt=...): every line inside carries these
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
-_CHATTY = ("httpx", "httpcore")  # a line per HTTP call at INFO: of use only when debugging
+_CHATTY = ("httpx", "httpcore", "mcp")  # a line per call at INFO: of use only when debugging
 
 _RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message", "asctime", "taskName",

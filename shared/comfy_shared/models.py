@@ -129,7 +129,7 @@ class Extra(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a ComfyUI client sent beside its prompt."""
 
     client_id: str | None = None  # whose sockets are told
-    number: float | None = None  # as it was answered
+    number: int | float | None = None  # as it was answered
     targets: tuple[str, ...] = ()  # nodes that end the graph and are run
     data: dict[str, Any] = {}  # extra_data without its tokens; goes to the instance with the prompt
     names: dict[str, dict[str, str]] = {}  # node → input → the client's own name of an uploaded file

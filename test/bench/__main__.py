@@ -5,13 +5,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from test.bench import end_to_end, http, queue, scheduling
+from test.bench import end_to_end, http, protocol, queue, scheduling
 
 BENCHMARKS: dict[str, Callable[[], list[str]]] = {
     "queue": queue.run,
     "http": http.run,
     "end-to-end": end_to_end.run,
     "scheduling": scheduling.run,
+    "protocol": protocol.run,
 }
 
 

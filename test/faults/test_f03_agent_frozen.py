@@ -13,10 +13,10 @@ from test.scenario.story import slow_prompt
 def test_a_thawed_agent_is_refused_and_stops_its_prompt(start: Start) -> None:
     oracle = start(agents=2, usual={})
     with oracle.client() as client:
-        task_id = oracle.submit(client, slow_prompt(1, steps=40))
+        task_id = oracle.submit(client, slow_prompt(1, steps=80))
         oracle.wait_progress(task_id)
         frozen = oracle.holder(task_id)
-        set_faults(oracle.system, frozen, slow=60.0)  # so that its prompt still runs when it thaws
+        set_faults(oracle.system, frozen, slow=20.0)  # so that its prompt still runs when it thaws
         agent = oracle.system.processes[f"agent-{frozen}"]
         agent.signal(signal.SIGSTOP)
         at = time.time()

@@ -19,6 +19,7 @@ from test.support.settings import settings_for
 TASKS = 100_000
 PROMPT = 2048  # bytes that compress badly
 CLAIMS = 1000
+LIMITS = {"QUEUE_LIMIT": "200000", "OWNER_QUEUED_LIMIT": "200000"}
 RETENTION = 3.0  # seconds
 
 
@@ -55,7 +56,7 @@ async def work(oracle: Oracle, ids: list[str]) -> list[float]:
 @slow
 @pytest.mark.timeout(900)
 def test_claims_are_fast_tasks_small_and_nothing_stays(start: Start) -> None:
-    oracle = start(agents=1, settings={"TASK_RETENTION": str(RETENTION), "PURGE_SECONDS": "1", "QUEUE_LIMIT": "200000"})
+    oracle = start(agents=1, settings={"TASK_RETENTION": str(RETENTION), "PURGE_SECONDS": "1", **LIMITS})
     oracle.system.processes["agent-1"].stop()
     with oracle.client() as client:
         prompt = slow_prompt(1, steps=1)

@@ -25,13 +25,19 @@ def resident(pids: list[int]) -> int:
 
 
 async def open_stream(oracle: Oracle, task_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """An event stream, as far as its request; nothing is read yet."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(oracle.system.url).port, limit=2**16)
+    """An event stream, as far as the first line of its answer; a client that is told to come again does."""
     token = base64.b64encode(":".join(oracle.system.auth).encode()).decode()
     request = f"GET /api/v1/tasks/{task_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\n\r\n"
-    writer.write(request.encode())
-    await writer.drain()
-    return reader, writer
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(oracle.system.url).port, limit=2**16)
+        writer.write(request.encode())
+        status = (await reader.readline()).split()[1:2]
+        if status == [b"200"]:
+            return reader, writer
+        assert status == [b"503"], status
+        writer.close()
+        await asyncio.sleep(1)
+    raise AssertionError("it was told to come again for 20 s")
 
 
 async def listen(reader: asyncio.StreamReader, delays: list[float]) -> int:
@@ -39,6 +45,7 @@ async def listen(reader: asyncio.StreamReader, delays: list[float]) -> int:
     count, began_at = 0, time.time()
     while True:
         line = (await reader.readline()).decode()
+        assert line, f"the stream ended after {count} events"
         if not line.startswith("data:"):
             continue
         event = json.loads(line[5:])

@@ -24,7 +24,7 @@ def test_ten_thousand_tasks_among_dying_agents(start: Start) -> None:
     with oracle.client() as client:
         for batch in range(TASKS // BATCH):
             tasks = [
-                {"prompt": slow_prompt(batch * BATCH + number, steps=1, ms_per_step=1), "max_attempts": 20}
+                {"prompt": slow_prompt(batch * BATCH + number, steps=1, ms_per_step=1), "max_attempts": 10}
                 for number in range(BATCH)
             ]
             answer = client.post("/api/v1/tasks/batch", json={"tasks": tasks})

@@ -306,8 +306,8 @@ class TestReach:
             "/vhs/viewvideo",
         ):
             for method in ("GET", "POST"):
-                assert (await balancer.client.request(method, path)).status_code == 404, path
-                assert (await balancer.client.request(method, f"/api{path}")).status_code == 404, path
+                assert (await balancer.client.request(method, path)).status_code in (404, 405), path
+                assert (await balancer.client.request(method, f"/api{path}")).status_code in (404, 405), path
 
 
 class TestPages:

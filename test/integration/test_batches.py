@@ -16,6 +16,7 @@ from comfy_balancer.dependencies import _caller
 from comfy_shared.callers import Caller, Role
 from comfy_shared.files import open_store
 from comfy_shared.models import EventType, Progress, TaskError
+from comfy_shared.output_options import OutputOptions, PictureFormat
 from comfy_shared.settings import SharedSettings
 from test.integration.balancer_support import SMOKE, TASKS, Balancer, fields_of, picture, running
 from test.support.agents import Hand, advance
@@ -96,6 +97,20 @@ class TestSubmit:
         answer = await balancer.client.post(f"{TASKS}/batch", json={"tasks": [SMOKE, GRID, SMOKE]})
         batch = answer.json()
         assert (batch["total"], len(batch["tasks"]), batch["workflow"]) == (8, 8, "smoke")
+
+    async def test_the_typed_route_takes_lists_and_options_too(self, balancer: Balancer) -> None:
+        path = "/api/v1/workflows/smoke/run"
+        options: dict[str, Any] = {"sweep": "zip", "format": "webp", "quality": 70}
+        answer = await balancer.client.post(path, json={"width": [64, 65], "height": [32, 33]}, params=options)
+        batch = answer.json()
+        assert (answer.status_code, batch["total"], batch["axes"]) == (202, 2, ["width", "height"]), answer.text
+        assert answer.headers["location"] == batch["links"]["self"]
+        wish = (await balancer.queue.get(batch["tasks"][0]["id"])).output_options
+        assert wish == OutputOptions(format=PictureFormat.WEBP, quality=70)
+        bad = await balancer.client.post(path, json={"width": [64, 5]})
+        assert fields_of(bad) == ["width.1"]
+        assert [(error["parameter"], error["node"]) for error in bad.json()["errors"]] == [("width", "2")]
+        assert fields_of(await balancer.client.post(path, json={}, params={"quality": 7})) == ["output.quality"]
 
     async def test_one_value_that_does_not_fit_refuses_all_and_is_named(self, balancer: Balancer) -> None:
         bad = {"workflow": "smoke", "parameters": {"width": [64, 5], "height": [32, "x", 64], "colour": [1, 2]}}
@@ -362,42 +377,3 @@ class TestSheet:
             kind = "image/png" if name.endswith("png") else "text/plain"
             await balancer.queue.complete(attempt, [output(name, key=key, content_type=kind)])
         assert (await balancer.client.get(batch["links"]["contact_sheet"])).status_code == 200
-
-
-class TestThumbnails:
-    async def made(self, balancer: Balancer) -> str:
-        await balancer.submit()
-        task_id = await complete(balancer, await balancer.hand())
-        return f"{TASKS}/{task_id}/outputs/picture.png/thumbnail"
-
-    async def test_a_thumbnail_is_made_once_and_kept(self, balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
-        url = await self.made(balancer)
-        first = await balancer.client.get(url)
-        assert (first.status_code, first.headers["content-type"]) == (200, "image/webp")
-        assert Image.open(io.BytesIO(first.content)).size == (256, 171)
-        monkeypatch.setattr("comfy_balancer.thumbnails.thumbnail", None)
-        again = await balancer.client.get(url)
-        assert again.content == first.content
-        unchanged = await balancer.client.get(url, headers={"If-None-Match": first.headers["etag"]})
-        assert unchanged.status_code == 304
-
-    async def test_odd_sizes_are_made_and_not_kept(self, balancer: Balancer) -> None:
-        url = await self.made(balancer)
-        answer = await balancer.client.get(url, params={"size": 99, "format": "jpeg"})
-        assert Image.open(io.BytesIO(answer.content)).size == (99, 66)
-        assert not any("/thumbnails/" in trace for trace in await balancer.traces())
-
-    async def test_what_has_none_is_said(self, balancer: Balancer) -> None:
-        url = await self.made(balancer)
-        for wish in ({"size": 5}, {"size": 99999}, {"format": "svg"}):
-            answer = await balancer.client.get(url, params=wish)
-            assert answer.status_code == 422
-            fields_of(answer)
-        assert (await balancer.client.get(url.replace("picture.png", "x.png"))).status_code == 404
-        with asking(balancer, "bob"):
-            assert (await balancer.client.get(url)).status_code == 404
-        await balancer.submit()
-        attempt = await (await balancer.hand()).take()
-        await balancer.queue.complete(attempt, [output("a.txt", content_type="text/plain")])
-        answer = await balancer.client.get(f"{TASKS}/{attempt.id}/outputs/a.txt/thumbnail")
-        assert fields_of(answer) == ["name"]

@@ -49,6 +49,18 @@ async def test_every_watcher_of_the_owner_gets_the_frames_in_order(ends: Ends) -
     assert heard == [sent, sent, sent]
 
 
+async def test_a_function_that_watches_twice_is_called_once_until_both_ended(ends: Ends) -> None:
+    heard: list[LiveFrame] = []
+    on_frame = heard.append
+    async with ends.hubs[0].watch("anna", on_frame):
+        async with ends.hubs[0].watch("anna", on_frame):
+            ends.sender.put("anna", frame(node="1"))
+            await wait_until(lambda: bool(heard), "the first frame")
+        ends.sender.put("anna", frame(node="2"))
+        await wait_until(lambda: len(heard) > 1, "the second frame")
+    assert [one.node for one in heard] == ["1", "2"]
+
+
 async def test_another_owners_frames_are_not_heard(ends: Ends) -> None:
     heard: list[LiveFrame] = []
     other: list[LiveFrame] = []

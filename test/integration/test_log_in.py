@@ -141,7 +141,7 @@ class TestKeys:
         used, unused = await api_keys.create("anna", Role.USER), await api_keys.create("ben", Role.ADMIN)
         await status(balancer, x_api_key=used)
         listed = {key.id: key for key in await api_keys.list()}
-        assert {key.owner for key in listed.values()} == {"anna", "ben"}
+        assert {key.owner: key.role for key in listed.values()} == {"anna": Role.USER, "ben": Role.ADMIN}
         assert listed[used.split("_")[1]].used_at >= listed[used.split("_")[1]].created_at
         assert listed[unused.split("_")[1]].used_at == 0
 

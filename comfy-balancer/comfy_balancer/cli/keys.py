@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from comfy_balancer.cli.errors import CommandError
 from comfy_balancer.login.api_keys import KEY, ApiKeys
 from comfy_shared.callers import Role
 from comfy_shared.keys import Keys
@@ -31,7 +32,10 @@ def add(groups: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _create(given: argparse.Namespace) -> int:
-    key = _with_keys(lambda keys: keys.create(given.owner, given.role))
+    try:
+        key = _with_keys(lambda keys: keys.create(given.owner, given.role))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     sys.stderr.write(f"The key of {given.owner} ({given.role}). It is not shown again.\n")
     sys.stdout.write(key + "\n")
     return 0

@@ -32,6 +32,7 @@ FOLDERS: dict[str, tuple[str, str] | None] = {
     "audio_encoders": ("AudioEncoderLoader", "audio_encoder_name"),
 }
 GROUPS = ("required", "optional")
+ALL_GROUPS = (*GROUPS, "hidden")
 Classes = Mapping[str, Mapping[str, Any]]
 
 
@@ -41,8 +42,29 @@ def merged(offers: Sequence[Offer]) -> dict[str, dict[str, Any]]:
     for offer in offers:
         for name, entry in offer.object_info.items():
             known = found.get(name)
-            found[name] = dict(entry) if known is None else _united(known, entry)
+            found[name] = _ordered(entry) if known is None else _united(known, entry)
     return found
+
+
+def _ordered(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The class with its inputs in their order: clients pass them by position, and an offer is kept sorted by name."""
+    inputs, order = entry.get("input"), entry.get("input_order")
+    if not isinstance(inputs, Mapping):
+        return dict(entry)
+    groups = sorted(inputs, key=lambda group: ALL_GROUPS.index(group) if group in ALL_GROUPS else len(ALL_GROUPS))
+    told = order if isinstance(order, Mapping) else {}
+    arranged = {group: _arranged(inputs[group], told.get(group)) for group in groups}
+    found = {**entry, "input": arranged}
+    if isinstance(order, Mapping):
+        found["input_order"] = {group: order[group] for group in (*groups, *order) if group in order}
+    return found
+
+
+def _arranged(members: Any, order: Any) -> Any:
+    if not isinstance(members, Mapping) or not isinstance(order, list):
+        return members
+    names = [name for name in order if isinstance(name, str) and name in members]
+    return {name: members[name] for name in (*names, *members)}
 
 
 class Merger:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -60,13 +60,18 @@ async def style(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    found = frontend.find(unquote(request.path_params.get("path", "")))
+    text = frontend.page()
+    if text is None:
+        return PlainTextResponse("The ComfyUI frontend is not installed: pip install 'comfy-balancer[frontend]'.", 404)
+    return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
+
+
+async def file(request: Request) -> Response:
+    found = frontend.find(unquote(request.path_params["path"]))
     if found is None:
-        missing = frontend.folder() is None
-        text = "The ComfyUI frontend is not installed: pip install 'comfy-balancer[frontend]'." if missing else ""
-        return PlainTextResponse(text, 404)
+        return Response(status_code=404)
     path, kind = found
-    immutable = request.path_params.get("path", "").startswith("assets/")
+    immutable = request.path_params["path"].startswith("assets/")
     headers = {"Cache-Control": CACHED if immutable else "no-cache"}
     return FileResponse(path, media_type=kind, headers=headers)
 
@@ -126,7 +131,7 @@ class Door(BaseRoute):
             Route("/user.css", style, methods=["GET"]),
             Route("/templates/index.json", no_templates, methods=["GET"]),
             Route("/templates/index_logo.json", no_templates, methods=["GET"]),
-            Route("/{path:path}", page, methods=["GET"]),
+            Route("/{path:path}", file, methods=["GET"]),
         ]
         self._api = Starlette(routes=[*API, *routes_info.INTERNAL], exception_handlers=handlers)
         self._pages = Starlette(routes=[*API, *routes_info.INTERNAL, *pages], exception_handlers=handlers)
@@ -160,6 +165,8 @@ def placed(scope: Scope) -> tuple[str, str] | None:
     if path.startswith(f"{PAGE}/"):
         inner = path.removeprefix(PAGE)
         return "pages", inner.removeprefix("/api") if _known(scope, inner.removeprefix("/api")) else inner
+    if path == "/favicon.ico" and frontend.folder():
+        return "pages", "/assets/favicon.ico"
     if path.startswith("/assets/") and frontend.find(path.removeprefix("/")):  # what its manifest names from the root
         return "pages", path
     if path.startswith("/api/") and not path.startswith("/api/internal/"):

@@ -45,7 +45,15 @@ def extensions() -> list[str]:
     return [f"/{path}" for path in _files() if path.startswith("extensions/") and path.endswith(".js")]
 
 
+@cache
+def page() -> str | None:
+    """The page itself; its manifest is asked for with the log-in, without which nothing is answered."""
+    root = folder()
+    text = (root / "index.html").read_text() if root else None
+    return text and text.replace('rel="manifest"', 'rel="manifest" crossorigin="use-credentials"')
+
+
 def find(path: str) -> tuple[Path, str] | None:
-    """The file at a path and its media type; None when there is none. The empty path is the page."""
-    found = _files().get(path or "index.html")
+    """The file at a path and its media type; None when there is none."""
+    found = _files().get(path)
     return None if found is None else (found, _TYPES.guess_type(found.name)[0] or "application/octet-stream")

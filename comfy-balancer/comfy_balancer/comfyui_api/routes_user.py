@@ -17,10 +17,9 @@ LONGEST_SETTING_NAME = 256  # characters
 FOLDERS = ("workflows", "subgraphs")  # of the editor; there from the start
 # What the editor asks for at its start; a 404 would be an error in its console.
 EMPTY = {"user.css": b"", "comfy.templates.json": b"[]"}
-# In our page: no look for news or models at another host, no tour through templates that are not installed.
+# In our page: no look for news at another host, no tour through templates that are not installed.
 PAGE_SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
-    "Comfy.ErrorSystem.ShowMissingModels": False,
     "Comfy.TutorialCompleted": True,
 }
 

@@ -29,8 +29,13 @@ MOST_SOCKETS = 64  # of one owner in one process
 MOST_WAITING = 10_000  # events that wait here; beyond, records are read instead
 MOST_EARLY = 32  # tasks, and frames of each, that are kept until the task's event is here
 LARGEST_EARLY = 64 * 1024  # bytes of such a frame
+SETTLED = 1000  # ms after the start of a run from which its record knows the running node
 FOREIGN_PAUSE = 0.5  # seconds between two statuses because of other clients' prompts
+ENDS = [[event.value.encode()] for event in EventType if event.final]
 QUEUE_CHANGES = (EventType.QUEUED, EventType.CLAIMED, EventType.RETRYING, EventType.RELEASED)
+
+
+Item = tuple[str, bytes] | LiveFrame | Client  # a line of a task's story, a frame, a new socket
 
 
 class Sessions:
@@ -44,7 +49,8 @@ class Sessions:
         self._open: dict[str, int] = {}  # sockets by owner, also those that are not greeted yet
         self._stories: dict[str, Story] = {}
         self._early: dict[str, list[LiveFrame]] = {}  # frames that overtook the event of their task
-        self._waiting: list[tuple[str, bytes] | Client] = []
+        self._waiting: list[Item] = []
+        self._busy = False  # what waits is being told
         self._news = asyncio.Event()
         self._lost = False  # events were missed: the records say what happened
         self._remaining = 0
@@ -82,7 +88,7 @@ class Sessions:
             for task_id in own:
                 del self._stories[task_id]
 
-    def _put(self, item: tuple[str, bytes] | Client) -> None:
+    def _put(self, item: Item) -> None:
         if len(self._waiting) >= MOST_WAITING and not isinstance(item, Client):
             self._lost = True
         else:
@@ -97,11 +103,18 @@ class Sessions:
             self._lost = True
             self._news.set()
         else:
+            self._put((task_id, line))
             if b" queued " in line[:32] and (event := read_event(task_id, line)):
                 self._follow_new(event)  # at once: its frames may be here soon
-            self._put((task_id, line))
 
     def _on_frame(self, frame: LiveFrame) -> None:
+        """A frame is told at once, unless something that came before it is not told yet."""
+        if not self._busy and not self._waiting:
+            self._hear(frame)
+        elif len(self._waiting) < MOST_WAITING:
+            self._put(frame)
+
+    def _hear(self, frame: LiveFrame) -> None:
         story = self._stories.get(frame.task_id)
         if story is not None:
             self._say(story, story.heard(frame, int(time.time() * 1000)))
@@ -129,6 +142,7 @@ class Sessions:
                 await first_of(self._news, loops.stop, timeout=FOREIGN_PAUSE if self._untold else None)
                 self._news.clear()
                 batch, self._waiting = self._waiting, []
+                self._busy = True
                 try:
                     await self._work(batch)
                     backoff.reset()
@@ -137,14 +151,16 @@ class Sessions:
                     self._waiting = batch + self._waiting
                     self._news.set()
                     await loops.pause(backoff.next())
+                finally:
+                    self._busy = False
 
-    async def _work(self, batch: list[tuple[str, bytes] | Client]) -> None:
+    async def _work(self, batch: list[Item]) -> None:
         if not self._open:
             return
-        if batch or self._lost:
-            remaining = await self._tasks.remaining()
-            self._untold = self._untold or remaining != self._remaining
-            self._remaining = remaining
+        ends = len(batch) == 1 and isinstance(batch[0], tuple) and self._is_end(*batch[0])
+        news = any(not isinstance(item, LiveFrame) for item in batch)
+        if (news and not ends) or self._lost:  # an end reads it with its record
+            self._count(await self._tasks.remaining())
         if self._lost:
             await self._catch_up()
             self._lost = False
@@ -152,11 +168,21 @@ class Sessions:
             item = batch[0]
             if isinstance(item, Client):
                 await self._greet(item)
+            elif isinstance(item, LiveFrame):
+                self._hear(item)
             elif event := read_event(*item):
                 await self._on_event(event)
             batch.pop(0)
         if self._untold and time.monotonic() - self._told_at >= FOREIGN_PAUSE:
             self._tell_status()
+
+    def _is_end(self, task_id: str, line: bytes) -> bool:
+        """Whether it is the end of a prompt that is followed here."""
+        return task_id in self._stories and line.split(b" ", 2)[1:2] in ENDS
+
+    def _count(self, remaining: int) -> None:
+        self._untold = self._untold or remaining != self._remaining
+        self._remaining = remaining
 
     def _tell_status(self) -> None:
         self._untold = False
@@ -180,25 +206,27 @@ class Sessions:
         owner, client_id = event.data.get("owner"), event.data.get("client")
         known = isinstance(owner, str) and isinstance(client_id, str) and (owner, client_id) in self._clients
         if known and TASK_ID.fullmatch(event.task_id):
-            story = self._follow(event.task_id, str(owner), str(client_id))
+            self._follow(event.task_id, str(owner), str(client_id))
             for frame in self._early.pop(event.task_id, ()):
-                self._say(story, story.heard(frame, int(time.time() * 1000)))
+                self._put(frame)
 
     def _follow(self, task_id: str, owner: str, client_id: str) -> Story:
         story = Story(task_id=task_id, prompt_id=prompt_id_of(task_id), owner=owner, client_id=client_id)
         return self._stories.setdefault(task_id, story)
 
     async def _end(self, story: Story) -> None:
-        found = await self._tasks.whole([story.task_id])
-        if found and not found[0].status.final:  # put back by hand meanwhile
+        task, remaining = await self._tasks.ending(story.task_id)
+        self._count(remaining)
+        if task is not None and not task.status.final:  # put back by hand meanwhile
             return
         story.ended = True
         try:
-            self._say(story, story.finished(found[0]) if found else ())
+            self._say(story, story.finished(task) if task else ())
         except Damaged as error:
             log.error("Task record is damaged", action="task.damaged", task_id=story.task_id, reason=error.message)
         self._tell_status()
-        self._say(story, [shapes.over(story.prompt_id)])
+        if story.attempt:  # what was deleted before it ran just vanishes
+            self._say(story, [shapes.over(story.prompt_id)])
         self._stories.pop(story.task_id, None)
 
     async def _greet(self, client: Client) -> None:
@@ -208,9 +236,12 @@ class Sessions:
             return
         client.put(shapes.status(self._remaining, client.client_id))
         self._clients.setdefault((client.owner, client.client_id), set()).add(client)
+        now = time.time() * 1000
         for task in running:
-            if task.progress and task.progress.node:
+            if task.progress and task.progress.node and now - task.started_at > SETTLED:
                 client.put(shapes.message("executing", node=task.progress.node))
+            elif story := self._stories.get(task.id):
+                story.node_is_wanted = True  # its first frame will tell
 
     async def _learn(self, client: Client) -> list[Task]:
         """Follows what of the client's prompts waits or runs; those that run."""

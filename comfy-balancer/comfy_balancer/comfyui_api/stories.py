@@ -30,6 +30,7 @@ class Story:
     ended: bool = False
     cached: bool = False  # whether it was told which nodes are cached
     shown: set[str] = field(default_factory=set)  # nodes that made something in this attempt
+    node_is_wanted: bool = False  # who came back is to be told the running node first
     held: list[Message] | None = None  # what came after an `executed` that is not told yet
 
     def started(self, attempt: int, at: int) -> Iterator[Told]:
@@ -48,6 +49,9 @@ class Story:
             yield from self.started(frame.attempt, at if isinstance(at, int) else now)
             return
         yield from self.started(frame.attempt, now)
+        if self.node_is_wanted and frame.node:
+            self.node_is_wanted = False
+            yield shapes.message("executing", node=frame.node)
         if frame.kind in (PREVIEW, PICTURE, TEXT):
             yield frame
         elif frame.kind == "executed":

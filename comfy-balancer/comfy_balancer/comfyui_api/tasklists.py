@@ -78,6 +78,19 @@ class OwnTasks:
                     found.append(task)
         return found
 
+    async def ending(self, task_id: str) -> tuple[Task | None, int]:
+        """The whole record of a task, and how many of the cluster wait or run."""
+        with border():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hgetall(self._keys.task(task_id))
+            pipeline.zcard(self._keys.queue)
+            pipeline.zcard(self._keys.leases)
+            fields, *counts = await pipeline.execute(raise_on_error=False)
+            for count in counts:
+                if isinstance(count, Exception):
+                    raise count
+        return _read(task_id, fields), sum(counts)
+
     async def remaining(self) -> int:
         """How many tasks of the cluster wait or run."""
         with border():

@@ -1,9 +1,8 @@
-"""From a call to finished tasks. Whoever hangs up, or waits longer than is allowed, no longer needs its tasks: they are
-canceled, so that no GPU renders for nobody."""
+"""From a call to finished tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from comfy_balancer.openai_api.pictures import pictures_of
 from comfy_balancer.openai_api.requests import ImageRequest
 from comfy_balancer.schemas import TaskRequest
 from comfy_shared.callers import Caller
-from comfy_shared.errors import ComfyError, InvalidTask, NotFound
+from comfy_shared.errors import InvalidTask, NotFound
 from comfy_shared.live import PREVIEW, LiveFrame
 from comfy_shared.models import Status, Task
 from comfy_shared.workflows import Workflow
@@ -45,22 +44,6 @@ async def submit(here: Resources, who: Caller, request: ImageRequest, key: str |
         return (await here.service.submit_batch(calls, who, key=key)).tasks
     except InvalidTask as error:
         raise told(error, places) from None
-
-
-@asynccontextmanager
-async def wanted(here: Resources, who: Caller, tasks: tuple[Task, ...]) -> AsyncIterator[None]:
-    """While the block lasts somebody waits for the tasks; what has not ended after it is canceled."""
-    try:
-        yield
-    except BaseException:
-        await asyncio.shield(_cancel(here, who, tasks))
-        raise
-
-
-async def _cancel(here: Resources, who: Caller, tasks: tuple[Task, ...]) -> None:
-    for task in tasks:
-        with suppress(ComfyError):  # it ended, or Redis is away
-            await here.service.cancel(task.id, who)
 
 
 async def finished(here: Resources, task: Task) -> Task:

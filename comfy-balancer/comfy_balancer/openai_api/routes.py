@@ -15,8 +15,9 @@ from comfy_balancer import views
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
 from comfy_balancer.openai_api import errors
 from comfy_balancer.openai_api.pictures import encoded, encoded_preview, pictures_of
-from comfy_balancer.openai_api.rendering import all_finished, encode_event, model, previews, submit, wanted
+from comfy_balancer.openai_api.rendering import all_finished, encode_event, model, previews, submit
 from comfy_balancer.openai_api.requests import ImageRequest, from_form, from_json
+from comfy_balancer.wanted import wanted
 from comfy_shared.callers import Caller
 from comfy_shared.errors import ComfyError
 from comfy_shared.http.handlers import Door
@@ -86,7 +87,7 @@ async def _answer(
     if wished.stream:
         stream = _stream(here, who, wished, tasks, kind)
         return StreamingResponse(stream, media_type="text/event-stream", headers=SSE)
-    async with wanted(here, who, tasks):
+    async with wanted(here.service, who, tasks):
         done = await all_finished(here, request, tasks)
     data: list[dict[str, Any]] = []
     formats, sizes = [], []
@@ -114,7 +115,7 @@ async def _stream(
 ) -> AsyncIterator[bytes]:
     """Partial pictures and the final one of each task; what goes wrong is the last event."""
     try:
-        async with wanted(here, who, tasks):
+        async with wanted(here.service, who, tasks):
             for task in tasks:
                 async for step in previews(here, task, wished.partial_images):
                     async for event in _events(here, wished, step, kind):

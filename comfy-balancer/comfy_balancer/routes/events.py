@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, WebSocket, WebSocketDisconnect
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from comfy_balancer import views
 from comfy_balancer.dependencies import Here, Resources, Who
+from comfy_balancer.event_stream import EventStream, frame
 from comfy_shared.callers import Caller
 from comfy_shared.errors import ComfyError
 from comfy_shared.http.problems import NothingMore, invalid, respond
@@ -42,20 +42,20 @@ async def _place(
 @router.get(
     "/{task_id}/events",
     summary="A task's events",
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     responses={204: {"description": "The story has ended, and you have all of it: do not connect again."}},
 )
-async def events(task_id: str, here: Here, place: Annotated[int, Depends(_place)]) -> AsyncIterator[ServerSentEvent]:
+async def events(task_id: str, here: Here, place: Annotated[int, Depends(_place)]) -> EventStream:
     """Streams the events of the past, then the live ones, and ends after the final one.
 
     `id` is the event's number, `event` its type, `data` the event as JSON. Send Last-Event-ID to go on.
     """
+    return EventStream(_frames(here, task_id, place))
+
+
+async def _frames(here: Resources, task_id: str, place: int) -> AsyncGenerator[bytes, None]:
     async for event in here.service.follow(task_id, place):
-        yield ServerSentEvent(
-            id=str(event.seq),
-            event=event.type.value,
-            raw_data=msgspec.json.encode(views.event_view(event)).decode(),
-        )
+        yield frame(event.seq, event.type.value, msgspec.json.encode(views.event_view(event)))
 
 
 @router.websocket("/{task_id}/ws")

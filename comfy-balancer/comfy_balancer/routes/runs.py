@@ -3,14 +3,13 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-from comfy_balancer import views
 from comfy_balancer.batch_schemas import BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
 from comfy_balancer.openapi import either
-from comfy_balancer.routes.tasks import Hold, Wait, as_labels, batch_answer, headers_of
+from comfy_balancer.routes.tasks import Hold, Wait, answered, as_labels
 from comfy_balancer.schemas import TaskRequest, TaskView
 from comfy_balancer.service import Accepted
 from comfy_balancer.typed_routes import TAG, values_of
@@ -24,11 +23,24 @@ from comfy_shared.workflows import Workflow
 router = APIRouter(prefix="/workflows", tags=[TAG])
 
 
+async def _output(
+    target: Annotated[PictureFormat | None, Query(alias="format", description="Add each picture in it.")] = None,
+    quality: Annotated[int | None, Query(ge=1, le=100, description="Of jpeg, webp, avif.")] = None,
+    max_size: Annotated[int | None, Query(ge=16, le=16384, description="Longest side of the added picture.")] = None,
+    strip_metadata: Annotated[bool | None, Query(description="Take the graph out of PNG originals.")] = None,
+) -> OutputOptions | None:
+    options = OutputOptions(format=target, quality=quality, max_size=max_size, strip_metadata=strip_metadata)
+    return None if options == OutputOptions() else options
+
+
+Output = Annotated[OutputOptions | None, Depends(_output)]
+
+
 @router.post(
     "/{name}/run",
     status_code=202,
     summary="Run a workflow",
-    responses=either(202, TaskView, BatchView, "Accepted; with lists among the parameters as a batch.")
+    responses=either(202, TaskView, BatchView, "Accepted; with lists as a batch.")
     | either(200, TaskView, BatchView, "Finished within `wait`."),
     response_class=Json,
 )
@@ -37,6 +49,7 @@ async def run(
     request: Request,
     here: Here,
     who: Who,
+    output: Output,
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
     hold: Hold = False,
@@ -49,24 +62,12 @@ async def run(
         list[str] | None, Query(description="`name=value` that its agent must have; may be repeated.")
     ] = None,
     sweep: Annotated[
-        Literal["product", "zip"],
-        Query(description="How lists are combined: each value with each, or the first of each, the second of each …"),
+        Literal["product", "zip"], Query(description="How lists in JSON are combined: all, or pairs.")
     ] = "product",
-    format: Annotated[PictureFormat | None, Query(description="Add each picture in this format.")] = None,
-    quality: Annotated[
-        int | None, Query(ge=1, le=100, description="Of jpeg, webp and avif; absent: 85, avif 60.")
-    ] = None,
-    max_size: Annotated[
-        int | None, Query(ge=16, le=16384, description="Longest side of the added picture, in pixels.")
-    ] = None,
-    strip_metadata: Annotated[
-        bool | None, Query(description="Take the graph out of PNG originals; absent: the agent's setting.")
-    ] = None,
 ) -> Response:
-    """Accepts a task of the workflow's active version, or of its canary. A list as the value of a parameter makes a
-    sweep: a task for each of its values, all of them one batch, which is then the answer."""
+    """Accepts a task of the workflow's active version, or of its canary. A list in the place of a value makes a sweep:
+    a batch, which is then the answer."""
     workflow = await here.catalog.get(name)
-    output = OutputOptions(format=format, quality=quality, max_size=max_size, strip_metadata=strip_metadata)
     options = TaskRequest(
         workflow=name,
         priority=priority,
@@ -76,19 +77,13 @@ async def run(
         labels=as_labels("label", label or []),
         require=as_labels("require", require or []),
         sweep=sweep,
-        output=None if output == OutputOptions() else output,
+        output=output,
     )
     try:
         accepted = await _submit(request, here, who, workflow, options, key=idempotency_key, hold=hold)
     except InvalidTask as error:
         raise _of_body(error, workflow) from None
-    if accepted.batch:
-        return await batch_answer(here, who, accepted, wait)
-    task = accepted.tasks[0]
-    if wait:
-        task = await here.service.wait(task, wait)
-    status = 200 if wait is not None and task.status.final else 202
-    return Json(views.task_view(task), status, headers=headers_of(accepted))
+    return await answered(here, who, accepted, wait)
 
 
 async def _submit(

@@ -122,8 +122,13 @@ async def submit(
     else:
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
+    return await answered(here, who, accepted, wait)
+
+
+async def answered(here: Resources, who: Caller, accepted: Accepted, wait: float | None) -> Response:
+    """The answer to a submit: the task, or the batch that its lists made; finished, if that comes within `wait` s."""
     if accepted.batch:
-        return await batch_answer(here, who, accepted, wait)
+        return await _batch_answer(here, who, accepted, wait)
     task = accepted.tasks[0]
     if wait:
         task = await here.service.wait(task, wait)
@@ -131,15 +136,14 @@ async def submit(
     return Json(views.task_view(task), status, headers=headers_of(accepted))
 
 
-async def batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
-    """The answer to a call that made a batch."""
+async def _batch_answer(here: Resources, who: Caller, accepted: Accepted, wait: float | None = None) -> Response:
     batch = accepted.fresh or await here.batches.get(accepted.batch, who)
     tasks = accepted.tasks
     if wait:
         batch = await here.batches.wait(batch, wait)
         tasks = tuple(await here.batches.tasks(batch))
     status = 200 if wait is not None and batch.ended else 202
-    headers = {"Location": views.batch_url(batch.id)} | headers_of(accepted)
+    headers = headers_of(accepted) | {"Location": views.batch_url(batch.id)}
     return Json(views.batch_view(batch, tasks), status, headers=headers)
 
 
@@ -170,7 +174,7 @@ async def submit_batch(
     """Accepts up to 1,000 tasks as one batch, or, when one of them does not fit, none."""
     batch = decode_body(await request.body(), BatchRequest, values_limit=here.settings.values_limit)
     accepted = await here.service.submit_batch(batch.tasks, who, key=idempotency_key, hold=hold)
-    return await batch_answer(here, who, accepted)
+    return await _batch_answer(here, who, accepted)
 
 
 @router.post(
