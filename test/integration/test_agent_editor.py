@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,13 @@ from comfy_service.classes import Classes
 from comfy_service.editor import EditorPublisher, is_tagged, name_of
 from comfy_service.instance.client import Instance
 from comfy_shared.keys import Keys
+from comfy_shared.queue import Queue
+from comfy_shared.registry import Registry
+from comfy_shared.settings import SharedSettings
 from comfy_shared.versions import Versions
+from test.integration.agent_support import crew_of, picture
 from test.simulator import Simulator
+from test.support.waiting import wait_until
 
 
 def graph(width: int = 64, **extra: Any) -> dict[str, Any]:
@@ -211,6 +217,33 @@ async def test_nothing_is_published_before_the_instance_told_its_classes(one: Ed
     await unmet.meet()
     assert await unmet.look() == ["workflow.published"]
     await unmet.instance.close()
+
+
+async def test_an_agent_publishes_while_it_works_and_only_when_told_to(
+    one: Editor, settings: SharedSettings, redis: Redis, queue: Queue, registry: Registry, tmp_path: Path
+) -> None:
+    """Learning the classes of the instance once stopped every loop of an agent that watches a folder."""
+
+    async def newest() -> int:
+        standing = (await one.versions.standings()).get("poster")
+        return standing.newest if standing else 0
+
+    async def first() -> bool:
+        return await newest() == 1
+
+    async def second() -> bool:
+        return await newest() == 2
+
+    async with crew_of(settings, redis, queue, registry) as crew:
+        folder: dict[str, Any] = {"workflows_folder": str(tmp_path)}
+        crew.start(one.instance.url, "gpu-1", **folder)
+        await one.save("publish/poster.json", graph(64))
+        await crew.completed(picture())
+        assert await newest() == 0
+        crew.start(one.instance.url, "gpu-2", editor_publish=True, **folder)
+        await wait_until(first, "the first save is published", 8)
+        await one.save("publish/poster.json", graph(80))
+        await wait_until(second, "the second save is published", 5)
 
 
 @pytest.mark.parametrize(
