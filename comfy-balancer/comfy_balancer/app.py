@@ -173,20 +173,6 @@ def _compose(
     fetcher = Fetcher(settings.address_policy, timeout=settings.fetch_timeout, redirects=settings.fetch_redirects)
     service = TaskService(queue, hub, catalog, fleet, References(queue, inputs, files, fetcher, settings), settings)
     thumbnails = Thumbnails(files, pixel_limit=settings.pixel_limit)
-    lister = TaskLister(redis, keys)
-    tasks = OwnTasks(redis, keys, lister)
-    sessions = Sessions(hub, live, tasks)
-    loops.start("comfyui", partial(sessions.tell, loops))
-    names = Names(redis, keys, retention=settings.task_retention)
-    client_files = ClientFiles(names, inputs, files, service, tasks, settings)
-    comfyui = ComfyUI(
-        prompts=Prompts(service, fleet, client_files, settings),
-        files=client_files,
-        tasks=tasks,
-        sessions=sessions,
-        userdata=UserData(redis, keys, files, settings),
-        merger=Merger(),
-    )
     resources = Resources(
         settings=settings,
         redis=redis,
@@ -196,7 +182,7 @@ def _compose(
         batches=BatchService(Batches(redis, keys), hub, service),
         thumbnails=thumbnails,
         sheets=Sheets(files, thumbnails),
-        lister=lister,
+        lister=TaskLister(redis, keys),
         explainer=Explainer(redis, keys, fleet, running_limit=settings.owner_running_limit),
         catalog=catalog,
         fleet=fleet,
@@ -210,7 +196,24 @@ def _compose(
         mcp=manager,
         document=Document(catalog),
     )
-    return {"resources": resources, "comfyui": comfyui}
+    return {"resources": resources, "comfyui": _comfyui(resources, keys, hub, loops)}
+
+
+def _comfyui(resources: Resources, keys: Keys, hub: EventHub, loops: Loops) -> ComfyUI:
+    settings, redis, files = resources.settings, resources.redis, resources.files
+    tasks = OwnTasks(redis, keys, resources.lister)
+    sessions = Sessions(hub, resources.live, tasks)
+    loops.start("comfyui", partial(sessions.tell, loops))
+    names = Names(redis, keys, retention=settings.task_retention)
+    client_files = ClientFiles(names, resources.inputs, files, resources.service, tasks, settings)
+    return ComfyUI(
+        prompts=Prompts(resources.service, resources.fleet, client_files, settings),
+        files=client_files,
+        tasks=tasks,
+        sessions=sessions,
+        userdata=UserData(redis, keys, files, settings),
+        merger=Merger(),
+    )
 
 
 def _keep_tidy(settings: BalancerSettings, queue: Queue, files: FileStore, inputs: Inputs, loops: Loops) -> None:

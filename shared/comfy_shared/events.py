@@ -73,7 +73,7 @@ class EventHub:
         self._on_news = on_news  # told "agents" or "workflow" when those changed, and both after Redis was away
         self._watchers: dict[str, set[Watcher]] = defaultdict(set)
         self._batches: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._listeners: set[Callable[[str, bytes], None]] = set()
+        self._listeners: dict[Callable[[str, bytes], None], Callable[[], bool]] = {}  # listener → is it in a hurry?
 
     async def tail(self, stop: asyncio.Event) -> None:
         """Reads until `stop`. While Redis is away it waits and tries again; then everybody reads the story again."""
@@ -88,10 +88,13 @@ class EventHub:
                     position = await self._read(position)
                     backoff.reset()
                     # Each reading costs more than what it reads: what comes meanwhile is read together.
-                    await asyncio.sleep(GATHER if self._watchers else GATHER_UNWATCHED)
+                    await asyncio.sleep(GATHER if self._hurried() else GATHER_UNWATCHED)
             except Unavailable as error:
                 log.warning("Events are not readable now", action="events.away", reason=error.message)
                 await asyncio.sleep(backoff.next())
+
+    def _hurried(self) -> bool:
+        return bool(self._watchers or self._batches) or any(in_a_hurry() for in_a_hurry in self._listeners.values())
 
     async def _read(self, position: bytes) -> bytes:
         with border():
@@ -141,16 +144,16 @@ class EventHub:
                 del self._batches[batch_id]
 
     @contextmanager
-    def listened(self, listener: Callable[[str, bytes], None]) -> Iterator[None]:
+    def listened(self, listener: Callable[[str, bytes], None], in_a_hurry: Callable[[], bool]) -> Iterator[None]:
         """Has every line of every task's story told to `listener`, with the task's id; it must not wait nor raise.
 
-        An empty id says that some may have been missed.
+        An empty id says that some may have been missed. While it is not `in_a_hurry`, lines may come 50 ms late.
         """
-        self._listeners.add(listener)
+        self._listeners[listener] = in_a_hurry
         try:
             yield
         finally:
-            self._listeners.discard(listener)
+            del self._listeners[listener]
 
     @contextmanager
     def subscribed(self, task_id: str) -> Iterator[Watcher]:

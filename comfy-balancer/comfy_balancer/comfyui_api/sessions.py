@@ -137,7 +137,7 @@ class Sessions:
     async def tell(self, loops: Loops) -> None:
         """Works until the stop."""
         backoff = Backoff(0.1, 2.0)
-        with self._hub.listened(self._on_line):
+        with self._hub.listened(self._on_line, in_a_hurry=lambda: bool(self._open)):
             while not loops.stop.is_set():
                 await first_of(self._news, loops.stop, timeout=FOREIGN_PAUSE if self._untold else None)
                 self._news.clear()
