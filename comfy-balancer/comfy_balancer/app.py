@@ -124,7 +124,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         form_limit=settings.form_limit,
         form_paths=FormPaths(),
         shapes=SHAPES,
-        rule_of=partial(body_rule, settings.file_limit),
+        rule_of=lambda scope: publishing.picture_rule(settings, scope) or body_rule(settings.file_limit, scope),
     )
     return app
 

@@ -112,6 +112,7 @@ def build(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             operation["responses"].pop("422", None)
             _describe_streams(operation)
+            _drop_texts(operation)
             if path in ("/healthz", "/readyz"):
                 operation["security"] = []
             else:
@@ -126,3 +127,12 @@ def _describe_streams(operation: dict[str, Any]) -> None:
         for content in response.get("content", {}).values():
             if content.pop("itemSchema", None):
                 content["schema"] = {"type": "string", "description": "Server-sent events."}
+
+
+def _drop_texts(operation: dict[str, Any]) -> None:
+    """Of an answer that we encode ourselves FastAPI believes that it is a text, beside what we say of it."""
+    for response in operation["responses"].values():
+        for content in response.get("content", {}).values():
+            schema = content.get("schema", {})
+            if "$ref" in schema or "anyOf" in schema:
+                schema.pop("type", None)

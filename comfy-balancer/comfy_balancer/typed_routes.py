@@ -1,8 +1,9 @@
 """A workflow → its own operation in the OpenAPI document, with its parameters as fields. Pure functions.
 
-The body is the parameters themselves: as JSON, or as a form, whose text parts are converted by type and which takes
-files. What both describe `render` judges; where a generator or validator stumbles over what JSON Schema could say (a
-seed that is -1, a fraction that is a multiple of 0.1), it is said in the description.
+The body is the parameters themselves: as JSON, where a list of values is a sweep, or as a form, whose text parts are
+converted by type and which takes files. What both describe `render` judges; where a generator or validator stumbles
+over what JSON Schema could say (a seed that is -1, a fraction that is a multiple of 0.1), it is said in the
+description.
 """
 
 import copy
@@ -17,8 +18,15 @@ Schema = dict[str, Any]
 
 REF = "#/components/schemas/"
 TAG = "Run a workflow"
-REFERENCE = "A file: the sha256 of an upload, task:ID/NAME, a data URL or an http(s) URL."
+REFERENCE = (
+    "The sha256 of an upload, task:ID/NAME (an output of a completed task), a data URL, or an http(s) URL that is "
+    "fetched."
+)
+REFERENCES = ["task:01m83n8xxt1me7canaqndb59s4/smoke_00001_.png", "https://example.com/picture.png"]
+FILE = f"A file part; or a text part with a reference. {REFERENCE}"
+SWEEP = "A list makes a sweep."
 _NUMBERS = (ParameterType.INTEGER, ParameterType.SEED, ParameterType.NUMBER)
+_AROUND = ("default", "examples", "x-type", "x-order", "x-group")  # said of a value and a list of them alike
 _TRUE, _FALSE = ("true", "1", "on", "yes"), ("false", "0", "off", "no")
 LONGEST_NUMBER = 400  # characters
 
@@ -73,12 +81,28 @@ def _property(parameter: Parameter, made: Schema, *, form: bool) -> Schema:
         told.append(f"A multiple of {described.pop('multipleOf')}.")
     elif parameter.type.is_file and form:
         described = {"type": "string", "format": "binary"}
+        told.append(FILE)
     elif parameter.type.is_file:
         told.append(REFERENCE)
+        described["examples"] = REFERENCES
     if "default" in described:
         described["examples"] = [described["default"]]
+    if not form:
+        described = _or_list(described)
+        told.append(SWEEP)
     text = " ".join(part for part in told if part)
     return ({"description": text} if text else {}) | described
+
+
+def _or_list(one: Schema) -> Schema:
+    """One value, or a list of such. The limits of numbers and texts say nothing about a list, so they can stay where
+    a reader looks for them; choices would."""
+    around = {name: value for name, value in one.items() if name in _AROUND}
+    value = {name: value for name, value in one.items() if name not in _AROUND}
+    items: Schema = {"type": "array", "items": value, "minItems": 1}
+    if "enum" in value or "type" not in value:
+        return around | {"anyOf": [value, items]}
+    return around | value | {"type": [value["type"], "array"], "items": value, "minItems": 1}
 
 
 def _kind_of(choices: tuple[str | int | float, ...]) -> Schema:

@@ -13,6 +13,8 @@ from uuid import uuid4
 import structlog
 from redis.asyncio import Redis
 
+from comfy_service.classes import Classes
+from comfy_service.editor import EditorPublisher
 from comfy_service.fitness import Fitness
 from comfy_service.heartbeat import Heartbeat
 from comfy_service.inputs import InputPlacer
@@ -87,6 +89,7 @@ class Agent:
             next_first=self._next_first,
         )
         self._offer = Offer({})
+        self._classes = Classes()
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -108,8 +111,11 @@ class Agent:
                 loops.start("control", lambda: self._listen(loops))
                 loops.start("live", lambda: self._live.send(loops))
                 versions, folder = Versions(self._redis, self._queue.keys), Path(self._settings.workflows_folder)
-                publisher = FolderPublisher(versions, folder, self._settings.agent)
+                publisher = FolderPublisher(versions, folder, self._settings.agent, self._classes)
                 loops.start("workflows", lambda: publisher.run(loops))
+                if self._settings.editor_publish:
+                    editor = EditorPublisher(versions, self._instance, self._settings.agent, self._classes)
+                    loops.start("editor", lambda: editor.run(loops))
                 async with Loops(on_death) as claims:
                     claims.start("claims", lambda: self._claim_loop(claims.stop))
                     await stop.wait()
@@ -179,6 +185,7 @@ class Agent:
         object_info = await self._instance.object_info()
         offer = pack_offer(object_info)
         self._offer = Offer(object_info)
+        self._classes.learn(object_info, offer.digest)
         self._heartbeat.instance_ready(stats, offer)
         if not self._ready.is_set():
             log.info("Instance is ready", action="instance.ready", classes=len(object_info))

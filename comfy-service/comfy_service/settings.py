@@ -25,6 +25,10 @@ class ServiceSettings(SharedSettings):
     )
     agent_labels: str = Field("", description="Labels of this agent: name=value,name=value.")
     workflows_folder: str = Field("workflows", description="Folder whose workflows are loaded into Redis at start.")
+    editor_publish: bool = Field(
+        False,
+        description="Publish what is saved in this instance's editor in the folder publish/, or with the tag publish.",
+    )
     lock_folder: str = Field("/tmp", description="Folder of the lock that keeps the agent loop in one process.")
 
     heartbeat_seconds: Seconds = Field(5.0, description="Time between two heartbeats.")

@@ -39,9 +39,10 @@ passed in KEYS.
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
-| workflow:NAME | hash: content:N, about:N of each version; digest:DIGEST → N | permanent | publish, unpublish |
+| workflow:NAME | hash: content:N, about:N, editor:N of versions; digest:DIGEST → N | permanent | publish, unpublish |
 | workflows | hash: name → active, newest, canary, share, born | permanent | publish, activate, canary, unpublish |
 | workflow-files | hash: name → digest of what the files last held | permanent | publish |
+| workflow-saves | hash: agent, name → digest, birth, version of what its editor last saved | permanent | publish |
 | workflow-problems | hash: name → when, what is wrong with its files | permanent, 1,000 at most | complain |
 | inputs | zset: file address → last use | while the file is kept | submit, upload, purge |
 | input-uses | hash: file address → tasks that name it | while any does | submit, purge |
@@ -69,7 +70,8 @@ Channel `live:OWNER`: frames of the owner's running tasks, for who watches just 
 PERMANENT = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
-        "workflows", "workflow-files", "workflow-problems", "inputs", "input-uses", "damaged", "swept",
+        "workflows", "workflow-files", "workflow-saves", "workflow-problems", "inputs", "input-uses", "damaged",
+        "swept",
         "policy", "rotation", "vram", "waiting", "working", "usage", "output-uses", "api-keys", "link-secret",
     },
 )  # fmt: skip
@@ -116,6 +118,7 @@ class Keys:
         self.workflow_prefix = base + "workflow:"
         self.workflows = base + "workflows"
         self.workflow_files = base + "workflow-files"
+        self.workflow_saves = base + "workflow-saves"
         self.workflow_problems = base + "workflow-problems"
         self.inputs = base + "inputs"
         self.input_uses = base + "input-uses"

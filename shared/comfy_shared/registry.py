@@ -233,8 +233,9 @@ class PackedOffer(msgspec.Struct, frozen=True, kw_only=True):
 def pack_offer(object_info: Mapping[str, Any]) -> PackedOffer:
     """Object info without the lists of uploaded files, which change with every upload and say nothing of what it can
     run."""
-    plain = {name: _without_uploads(entry) for name, entry in object_info.items() if isinstance(entry, Mapping)}
-    content = msgspec.json.encode(plain, order="sorted")
+    # Instances load their classes in any order; within a class the order is that of the widgets.
+    plain = {name: _without_uploads(entry) for name, entry in sorted(object_info.items()) if isinstance(entry, Mapping)}
+    content = msgspec.json.encode(plain)
     return PackedOffer(digest=hashlib.sha256(content).hexdigest()[:32], packed=zlib.compress(content, 6))
 
 

@@ -139,7 +139,8 @@ GUESS = Script("guess", args=("shown", "limit", "window_ms"), extra_keys=("guess
 PUBLISH = Script(
     "publish",
     args=(
-        "name", "digest", "base", "content", "about", "activate", "from_files", "versions_limit", "workflows_limit",
+        "name", "digest", "base", "content", "about", "activate", "files", "agent", "saved", "versions_limit",
+        "workflows_limit",
     ),
     extra_keys=("workflow",),
 )  # fmt: skip

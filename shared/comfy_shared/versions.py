@@ -61,23 +61,33 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is wrong with the files of a workflow; its last good version stays."""
+    """What is wrong with the files of a workflow, or with what was saved of it; its last good version stays."""
 
     message: str
     file: str | None = None  # name within the folder
     line: int | None = None  # counted from 1
     agent: str = ""  # who found it
+    editor: bool = False  # it was saved in the agent's editor, not in the folder of workflows
 
     @classmethod
     def of(cls, error: WorkflowError, agent: str) -> "FileProblem":
         return cls(message=error.message[:1000], file=error.file, line=error.line, agent=agent)
 
 
+class Save(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was saved in the editor of an agent's instance."""
+
+    agent: str
+    digest: str  # sha256 of its bytes, hex
+
+
 class Published(msgspec.Struct, frozen=True, kw_only=True):
     """What publishing did."""
 
     number: int  # of the version that holds the content; 0: its workflow was deleted, and its files did not change
-    outcome: str  # published: a new version; activated: an older one with the same content; unchanged
+    # published: a new version; activated: an older one with the same content; unchanged; conflict: kept, not activated
+    outcome: str
+    active: int = 0  # number of the active version now
 
 
 class Versions:
@@ -95,11 +105,14 @@ class Versions:
         author: str,
         note: str = "",
         activate: bool = True,
-        from_files: bool = False,
+        files: str = "",
+        save: Save | None = None,
     ) -> Published:
         """Keeps a workflow as the next version of its name, and makes it the active one; the first always is.
 
-        With `from_files` nothing happens when the files held the very same the last time.
+        `files` is the digest of the files that it comes from: nothing happens when they were the same the last time.
+        So it is with a `save`; when the active version has come from elsewhere since the one that the save's agent
+        goes on from, it is kept and not made active: a conflict.
 
         Raises:
             Conflict: there are too many workflows, or others publish the same one all the time.
@@ -118,7 +131,9 @@ class Versions:
                     content=content,
                     about=msgspec.json.encode(about),
                     activate=int(activate),
-                    from_files=int(from_files),
+                    files=files,
+                    agent=save.agent if save else "",
+                    saved=save.digest if save else "",
                     versions_limit=MOST_VERSIONS,
                     workflows_limit=MOST_WORKFLOWS,
                 )
@@ -126,7 +141,7 @@ class Versions:
             if word == b"full":
                 raise Conflict(f"there are {MOST_WORKFLOWS} workflows already, the most that are kept")
             if word != b"moved":
-                return Published(number=int(rest[0]), outcome=word.decode())
+                return Published(number=int(rest[0]), outcome=word.decode(), active=int(rest[1]))
             base = int(rest[0])
             about = _against(await self._before(workflow.name, base), workflow, author, note)
         raise Conflict(f"others publish versions of {workflow.name} right now; try again")
@@ -175,6 +190,18 @@ class Versions:
             )
         if word == b"unknown":
             raise _no_workflow(name)
+
+    async def saved(self, agent: str, name: str) -> str:
+        """Digest of what was last taken of this name from the agent's editor; empty: nothing."""
+        with border():
+            line = await self._redis.hget(self._keys.workflow_saves, f"{agent} {name}")
+        return cast("bytes", line or b"").partition(b" ")[0].decode(errors="replace")
+
+    async def files(self, name: str) -> str:
+        """Digest of the files that a workflow was last published from; empty: of none."""
+        with border():
+            digest = await self._redis.hget(self._keys.workflow_files, name)
+        return cast("bytes", digest or b"").decode(errors="replace")
 
     async def complain(self, name: str, problem: FileProblem | None) -> bool:
         """Says what is wrong with the files of a workflow, or (None) that nothing is; True when that is news."""

@@ -40,7 +40,7 @@ SINGLE = frozenset(
     {
         "clock", "sequence", "queue", "lanes", "leases", "events", "finished", "agents", "idle", "draining",
         "workflows", "inputs", "input-uses", "damaged", "swept", "policy", "rotation", "vram", "waiting", "working",
-        "usage", "output-uses", "api-keys", "link-secret", "workflow-files", "workflow-problems",
+        "usage", "output-uses", "api-keys", "link-secret", "workflow-files", "workflow-saves", "workflow-problems",
     },
 )  # fmt: skip
 

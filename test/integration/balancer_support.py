@@ -26,6 +26,7 @@ from comfy_shared.registry import Registry, Vitals, pack_offer
 from comfy_shared.settings import SharedSettings
 from comfy_shared.versions import Versions
 from comfy_shared.workflows import load_workflow
+from comfy_shared.workflows.loading import files_digest
 from test.support.agents import Hand
 from test.support.builders import agent_record
 from test.support.waiting import wait_until
@@ -163,7 +164,8 @@ async def _poke(redis: Redis, keys: Keys) -> None:
 async def publish(redis: Redis, keys: Keys, *names: str) -> None:
     """Publishes workflows of the repository."""
     for name in names:
-        await Versions(redis, keys).publish(load_workflow(WORKFLOWS, name), author="gpu-1", from_files=True)
+        files = files_digest(WORKFLOWS, name)
+        await Versions(redis, keys).publish(load_workflow(WORKFLOWS, name), author="gpu-1", files=files)
 
 
 @asynccontextmanager

@@ -110,7 +110,7 @@ class TestSubmit:
         bad = await balancer.client.post(path, json={"width": [64, 5]})
         assert fields_of(bad) == ["width.1"]
         assert [(error["parameter"], error["node"]) for error in bad.json()["errors"]] == [("width", "2")]
-        assert fields_of(await balancer.client.post(path, json={}, params={"quality": 7})) == ["output.quality"]
+        assert fields_of(await balancer.client.post(path, json={}, params={"quality": 7})) == ["quality"]
 
     async def test_one_value_that_does_not_fit_refuses_all_and_is_named(self, balancer: Balancer) -> None:
         bad = {"workflow": "smoke", "parameters": {"width": [64, 5], "height": [32, "x", 64], "colour": [1, 2]}}

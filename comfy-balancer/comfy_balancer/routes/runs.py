@@ -61,7 +61,9 @@ async def run(
     require: Annotated[
         list[str] | None, Query(description="`name=value` that its agent must have; may be repeated.")
     ] = None,
-    sweep: Annotated[Literal["product", "zip"], Query(description="How lists in JSON are combined.")] = "product",
+    sweep: Annotated[
+        Literal["product", "zip"], Query(description="How lists in JSON are combined: all, or pairs.")
+    ] = "product",
 ) -> Response:
     """Accepts a task of the workflow's active version, or of its canary. A list in the place of a value makes a sweep:
     a batch, which is then the answer."""
@@ -107,8 +109,10 @@ async def _submit(
 
 
 def _of_body(error: InvalidTask, workflow: Workflow) -> InvalidTask:
-    """The parameters are the fields of the body itself."""
+    """The parameters are the fields of the body itself, the output options those of the query."""
     problems = placed(error, workflow, workflow.prompt).problems
-    return InvalidTask(
-        tuple(msgspec.structs.replace(problem, field=problem.field.removeprefix("parameters.")) for problem in problems)
-    )
+    return InvalidTask(tuple(msgspec.structs.replace(one, field=_bare(one.field)) for one in problems))
+
+
+def _bare(field: str) -> str:
+    return field.removeprefix("parameters.").removeprefix("output.")

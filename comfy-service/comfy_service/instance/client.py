@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -32,6 +33,14 @@ class Place(Enum):
     RUNNING = "running"
     ENDED = "ended"
     NOWHERE = "nowhere"
+
+
+class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that the editor saved."""
+
+    path: str  # below the folder of workflows
+    size: int  # bytes
+    modified: float  # as the instance counts: to compare, not to read
 
 
 class Instance:
@@ -114,6 +123,22 @@ class Instance:
     async def object_info(self) -> dict[str, Any]:
         """All node classes; hundreds of KB."""
         return await self._json("/object_info")
+
+    async def saved_workflows(self) -> list[SavedFile]:
+        """What is saved in its editor; cheap."""
+        query = {"dir": "workflows", "recurse": "true", "full_info": "true"}
+        response = await self._ask("GET", "/userdata", params=query, timeout=5.0)
+        if response.status_code == 404:  # nothing was ever saved
+            return []
+        try:
+            return msgspec.json.decode(response.content, type=list[SavedFile])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BadAnswer("ComfyUI answered GET /userdata with something that is no list of files.") from error
+
+    async def saved_workflow(self, path: str) -> bytes | None:
+        """A saved workflow's bytes; None when it is gone."""
+        response = await self._ask("GET", "/userdata/" + quote(f"workflows/{path}", safe=""))
+        return response.content if response.status_code == 200 else None
 
     async def submit(self, prompt: Prompt, *, prompt_id: str, client_id: str, extra_data: Mapping[str, Any]) -> None:
         """Queues a prompt under an id of our own.

@@ -146,9 +146,10 @@ def _same(origin: str, host: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BodyRule:
-    """What a path of another protocol than ours takes: a body of any type."""
+    """What a call takes that does not follow our own rule: a body of any type."""
 
     form_limit: int = 0  # bytes of a multipart body; 0: files are not taken
+    limit: int = 0  # bytes of another body; 0: as many as of JSON
 
 
 def no_rule(_: Scope) -> BodyRule | None:
@@ -190,7 +191,8 @@ class Body:
                 await refuse(scope, receive, send, 415, "wrong-media-type", detail)
                 return
         form_limit = self._form_limit if rule is None else rule.form_limit
-        limit = form_limit if kind == "multipart/form-data" else self._json_limit
+        other_limit = rule.limit if rule and rule.limit else self._json_limit
+        limit = form_limit if kind == "multipart/form-data" else other_limit
         message = f"The body is larger than {limit} bytes."
         if length.isdecimal() and int(length[:20]) > limit:
             await refuse(scope, receive, send, 413, "too-large", message, {"Connection": "close"})

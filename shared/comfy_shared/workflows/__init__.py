@@ -27,6 +27,7 @@ from comfy_shared.workflows.schema import json_schema
 from comfy_shared.workflows.soundness import check_sound
 from comfy_shared.workflows.storing import from_json, to_json
 from comfy_shared.workflows.values import (
+    NeedsObjectInfo,
     OpenAIMapping,
     OpenAIQuality,
     Parameter,
@@ -42,6 +43,7 @@ __all__ = [
     "Change",
     "ConversionError",
     "FileInput",
+    "NeedsObjectInfo",
     "OpenAIMapping",
     "OpenAIQuality",
     "Parameter",

@@ -46,6 +46,10 @@ class Flaw(Exception):
         self.key = key  # of the parameter's entry; empty: the entry as a whole
 
 
+class Incomplete(Flaw):
+    """Something is missing that object info would tell, and there is none."""
+
+
 def nearest(name: object, known: list[str]) -> tuple[str, ...]:
     """Up to three known names that look like this one."""
     return tuple(get_close_matches(str(name)[:COMPARED], known, n=3))

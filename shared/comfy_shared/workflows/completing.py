@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from comfy_shared.workflows.checks import Flaw, check_graph, check_parameter
+from comfy_shared.workflows.checks import Flaw, Incomplete, check_graph, check_parameter
 from comfy_shared.workflows.converting import ObjectInfo, convert
 from comfy_shared.workflows.inferring import describe, infer_parameters, specify
 from comfy_shared.workflows.storing import make_workflow
@@ -75,7 +75,7 @@ def complete_workflow(draft: WorkflowDraft, object_info: ObjectInfo | None) -> W
         if draft.editor is None:
             raise Flaw("there is neither a graph in API format nor the editor's")
         if object_info is None:
-            raise Flaw("there is no graph in API format, and it takes an agent's object info to make it")
+            raise Incomplete("there is no graph in API format, and it takes an agent's object info to make it")
         prompt = convert(draft.editor, object_info)
     check_graph(prompt)
     return make_workflow(
@@ -114,9 +114,9 @@ def _parameters(draft: WorkflowDraft, prompt: Graph, object_info: ObjectInfo | N
 def _as_written(drafts: tuple[ParameterDraft, ...]) -> list[Parameter]:
     for written in drafts:
         if written.type is None:
-            raise Flaw("has no type, and no object info tells it", parameter=written.name, key="type")
+            raise Incomplete("has no type, and no object info tells it", parameter=written.name, key="type")
         if not written.targets:
-            raise Flaw("needs either node_id and input_name, or targets", parameter=written.name)
+            raise Incomplete("needs either node_id and input_name, or targets", parameter=written.name)
     return [written_as(written, place) for place, written in enumerate(drafts, 1)]
 
 

@@ -4,6 +4,7 @@ The YAML is read once, as nodes with marks: they give the lines, and show a key 
 would swallow.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from comfy_shared.workflows.checks import Flaw, check_graph
+from comfy_shared.workflows.checks import Flaw, Incomplete, check_graph
 from comfy_shared.workflows.completing import ParameterDraft, WorkflowDraft, complete_workflow
 from comfy_shared.workflows.converting import ConversionError, ObjectInfo
 from comfy_shared.workflows.values import (
     Graph,
     Limit,
+    NeedsObjectInfo,
     OpenAIMapping,
     ParameterType,
     Target,
@@ -81,10 +83,11 @@ class _Yaml(msgspec.Struct, frozen=True, kw_only=True):
         return self.lines.get(path)
 
 
-def find_workflows(folder: Path) -> list[str]:
+def find_workflows(folder: Path, *, editor_alone: bool = False) -> list[str]:
     """The names of the workflows in a folder, sorted: each prefix that has a graph in API format or a parameter file.
 
-    An editor's graph alone is a workflow too, but only where object info is known: see `load_workflow`.
+    An editor's graph alone is a workflow too, but only where object info is known (`editor_alone`): see
+    `load_workflow`.
 
     Raises:
         WorkflowError: the folder cannot be read.
@@ -92,24 +95,25 @@ def find_workflows(folder: Path) -> list[str]:
     names = set()
     try:
         for path in folder.iterdir():
-            for suffix in (API, PARAMETERS):
+            for suffix in (API, PARAMETERS, EDITOR) if editor_alone else (API, PARAMETERS):
                 if path.name.endswith(suffix) and not path.name.startswith("."):
                     names.add(path.name.removesuffix(suffix))
+                    break
     except OSError as error:
         raise WorkflowError(f"the folder of workflows cannot be read: {error.strerror}", workflow="") from error
     return sorted(names)
 
 
-def load_workflows(folder: Path) -> tuple[list[Workflow], list[WorkflowError]]:
-    """Every workflow of a folder, and what is wrong with those that cannot be used.
+def load_workflows(folder: Path, object_info: ObjectInfo | None = None) -> tuple[list[Workflow], list[WorkflowError]]:
+    """Every workflow of a folder, and what is wrong with those that cannot be used; see `load_workflow`.
 
     Raises:
         WorkflowError: the folder cannot be read.
     """
     workflows, errors = [], []
-    for name in find_workflows(folder):
+    for name in find_workflows(folder, editor_alone=object_info is not None):
         try:
-            workflows.append(load_workflow(folder, name))
+            workflows.append(load_workflow(folder, name, object_info))
         except WorkflowError as error:
             errors.append(error)
     return workflows, errors
@@ -122,9 +126,12 @@ def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None
     partial or missing. Without it, the graph in API format and the parameters must be there.
 
     Raises:
+        NeedsObjectInfo: it is not complete, and there is no object info.
         WorkflowError: the first thing that is wrong with it.
     """
     check_name(name)
+    if object_info is None:
+        _check_complete(folder, name)
     editor = _read_editor(folder, name)
     prompt = None
     if object_info is None or editor is None or (folder / (name + API)).exists():
@@ -133,6 +140,25 @@ def load_workflow(folder: Path, name: str, object_info: ObjectInfo | None = None
     optional = object_info is not None and not (folder / (name + PARAMETERS)).exists()
     source = _Yaml(data={}, lines={}) if optional else _read_yaml(name, _read_text(folder, name, PARAMETERS))
     return _assemble(name, prompt, editor, source, object_info)
+
+
+def _check_complete(folder: Path, name: str) -> None:
+    there = [suffix for suffix in (API, EDITOR, PARAMETERS) if (folder / (name + suffix)).exists()]
+    if PARAMETERS not in there or there == [EDITOR, PARAMETERS]:
+        file = name + (API if PARAMETERS in there else PARAMETERS)
+        raise NeedsObjectInfo("the file is missing", workflow=name, file=file)
+
+
+def files_digest(folder: Path, name: str) -> str:
+    """sha256 over the files of a workflow, hex. A file that is missing or unreadable counts as empty."""
+    digest = hashlib.sha256()
+    for suffix in (API, EDITOR, PARAMETERS):
+        try:
+            data = (folder / (name + suffix)).read_bytes()[: LARGEST_FILE + 1]
+        except OSError:
+            data = b""
+        digest.update(f"{suffix} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
 
 
 def make_from_request(
@@ -194,7 +220,8 @@ def _assemble(
     except Flaw as flaw:
         line = source.line("parameters", flaw.parameter, flaw.key) if flaw.parameter else None
         file = name + PARAMETERS if flaw.parameter else None
-        raise WorkflowError(str(flaw), workflow=name, file=file, line=line) from flaw
+        kind = NeedsObjectInfo if isinstance(flaw, Incomplete) else WorkflowError
+        raise kind(str(flaw), workflow=name, file=file, line=line) from flaw
     except ConversionError as error:
         raise WorkflowError(str(error), workflow=name, file=name + EDITOR) from error
 

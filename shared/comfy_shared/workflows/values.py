@@ -123,6 +123,10 @@ class WorkflowError(Exception):
         return f"{place}:{self.line}: {self.message}" if self.line else f"{place}: {self.message}"
 
 
+class NeedsObjectInfo(WorkflowError):
+    """A workflow that only an instance's object info can complete."""
+
+
 class ParameterProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One parameter that does not fit, and what would."""
 
