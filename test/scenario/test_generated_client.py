@@ -13,11 +13,12 @@ PROGRAM = """
 import json, sys
 from generated import Client
 from generated.api.run_a_workflow import run_first_workflow as route
-from generated.models import RunFirstWorkflow, RunFirstWorkflowSampler
+from generated.models import RunFirstWorkflow
+from generated.models import RunFirstWorkflowSamplerType0 as Sampler
 
 login = {"auth": (sys.argv[2], sys.argv[3]), "trust_env": False}
 client = Client(base_url=sys.argv[1], timeout=60, httpx_args=login)
-body = RunFirstWorkflow(text="a boat", steps=2, width=64, height=64, sampler=RunFirstWorkflowSampler.HEUN)
+body = RunFirstWorkflow(text="a boat", steps=2, width=64, height=64, sampler=Sampler.HEUN)
 done = route.sync_detailed(client=client, body=body, wait=60)
 refused = route.sync_detailed(client=client, body=RunFirstWorkflow(steps=151))
 told = {"status": done.status_code, "task": done.parsed.to_dict()}
@@ -34,8 +35,9 @@ def test_a_generated_client_runs_first_workflow(system: Cluster, tmp_path: Path)
     command = [sys.executable, "-m", "openapi_python_client", *generate]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     run = [sys.executable, "-c", PROGRAM, system.url, *system.auth]
-    answer = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, timeout=60).stdout
-    told = json.loads(answer)
+    ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
     assert (told["status"], told["task"]["status"], told["task"]["workflow_version"]) == (200, "completed", 1)
     assert {name: told["task"]["parameters"][name] for name in ("text", "steps", "sampler")} == {
         "text": "a boat",
