@@ -14,6 +14,7 @@ from comfy_shared.errors import FieldProblem
 from comfy_shared.models import Needs, Prompt
 from comfy_shared.needs import Holders, Offer, is_upload, missing, nearest, nobody
 from comfy_shared.workflows.checks import is_link
+from comfy_shared.workflows.soundness import find_circle
 from comfy_shared.workflows.values import INTEGER_HIGHEST, INTEGER_LOWEST
 
 DEPTH = 64  # levels of lists and objects within each other
@@ -57,7 +58,7 @@ def check_structure(prompt: object, *, node_limit: int) -> list[FieldProblem]:
         problems += _check_node(node_id, node, prompt)
         if len(problems) >= MOST_PROBLEMS:
             return problems
-    if not problems and (circle := _circle(prompt)):
+    if not problems and (circle := find_circle(prompt)):
         problems.append(_problem(f"prompt.{circle}", "is part of a circle of links"))
     return problems
 
@@ -125,26 +126,6 @@ def _check_value(where: str, value: Any) -> list[FieldProblem]:
             return []
         level = inner
     return [_problem(where, f"is nested deeper than {DEPTH} levels", limits={"maximum": DEPTH})]
-
-
-def _circle(prompt: dict[str, Any]) -> str | None:
-    """A node on a circle, or None. Takes away nodes that wait for nothing until none is left."""
-    waits_for = {
-        node_id: {value[0] for value in node["inputs"].values() if _is_link(value)} for node_id, node in prompt.items()
-    }
-    needed_by: dict[str, list[str]] = {}
-    for node_id, sources in waits_for.items():
-        for source in sources:
-            needed_by.setdefault(source, []).append(node_id)
-    free = [node_id for node_id, sources in waits_for.items() if not sources]
-    while free:
-        done = free.pop()
-        del waits_for[done]
-        for node_id in needed_by.get(done, ()):
-            waits_for[node_id].discard(done)
-            if not waits_for[node_id]:
-                free.append(node_id)
-    return min(waits_for, default=None)
 
 
 def check_outputs(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]:
