@@ -90,6 +90,9 @@ class Agent:
         )
         self._offer = Offer({})
         self._classes = Classes()
+        self._versions = Versions(redis, queue.keys)
+        folder = Path(settings.workflows_folder)
+        self._publisher = FolderPublisher(self._versions, folder, settings.agent, self._classes)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -110,11 +113,9 @@ class Agent:
                 loops.start("instance", lambda: self._watch_instance(loops))
                 loops.start("control", lambda: self._listen(loops))
                 loops.start("live", lambda: self._live.send(loops))
-                versions, folder = Versions(self._redis, self._queue.keys), Path(self._settings.workflows_folder)
-                publisher = FolderPublisher(versions, folder, self._settings.agent, self._classes)
-                loops.start("workflows", lambda: publisher.run(loops))
+                loops.start("workflows", lambda: self._publisher.run(loops))
                 if self._settings.editor_publish:
-                    editor = EditorPublisher(versions, self._instance, self._settings.agent, self._classes)
+                    editor = EditorPublisher(self._versions, self._instance, self._settings.agent, self._classes)
                     loops.start("editor", lambda: editor.run(loops))
                 async with Loops(on_death) as claims:
                     claims.start("claims", lambda: self._claim_loop(claims.stop))
@@ -367,6 +368,7 @@ class Agent:
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:
             await self._heartbeat.beat(self._vitals())
+            self._publisher.forget()  # a Redis that forgot the agent may have come back empty
         except Unavailable:
             await first_of(stop, timeout=1.0)
 

@@ -10,7 +10,7 @@ class Classes:
 
     def __init__(self) -> None:
         self.object_info: Mapping[str, Any] | None = None  # None: it was never met
-        self.changed = asyncio.Event()  # set with each other object info; who waits clears it
+        self.changed = asyncio.Event()  # set with each other object info, or when all is to be read again
         self._digest = ""
 
     def learn(self, object_info: Mapping[str, Any], digest: str) -> None:

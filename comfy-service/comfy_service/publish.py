@@ -37,6 +37,11 @@ class FolderPublisher:
         self._loaded: dict[str, str] = {}  # name → digest of the files that Redis was given
         self._unreadable = ""  # why the folder could not be read the last time
 
+    def forget(self) -> None:
+        """What Redis was given may be gone: all is published again, soon."""
+        self._loaded.clear()
+        self._classes.changed.set()
+
     async def run(self, loops: Loops) -> None:
         """Publishes as soon as Redis answers, and after every change until the stop."""
         while not loops.stop.is_set():

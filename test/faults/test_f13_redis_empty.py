@@ -27,6 +27,7 @@ def test_work_flows_again_within_five_seconds(start: Start) -> None:
 
         wait_until(accepted, "a task is accepted", 5)
         oracle.wait_final(*ids, timeout=5)
+        wait_until(lambda: client.get("/api/v1/workflows/smoke").status_code == 200, "the workflows are back", 5)
         oracle.forget(gone)
         both = [oracle.submit(client, slow_prompt(color, steps=20)) for color in (3, 4)]
         oracle.wait_final(*both)
