@@ -77,6 +77,8 @@ def expect_differences(request: pytest.FixtureRequest) -> None:
         pytest.skip(reason)
     if reason := DIFFERENCES.get(name) or DIFFERENCES.get(f"{name}[{values}]"):
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+        patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        patch.setattr("test.contract.comfy.PATIENCE", 3.0)  # what is expected not to come is not waited for in vain
 
 
 @pytest.fixture
