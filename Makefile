@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := shared comfy-balancer comfy-service
+SIDE_BY_SIDE := test/unit test/simulator test/integration test/model
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock lint types test faults soak demo up down bench
@@ -37,7 +38,10 @@ types: install ## mypy --strict
 	@$(BIN)/mypy
 
 test: install ## All tests; COMFYUI_URL=http://host:8188 adds the real ComfyUI to the contract suite
-	@$(BIN)/pytest
+	@status=0; \
+	echo "== side by side: $(SIDE_BY_SIDE)"; $(BIN)/pytest -n 3 --dist loadfile $(SIDE_BY_SIDE) || status=1; \
+	echo "== one by one: whole systems"; $(BIN)/pytest $(addprefix --ignore=,$(SIDE_BY_SIDE)) || status=1; \
+	exit $$status
 
 faults: install ## Every fault, long forms too, and their table (40 min); COMFYUI_COMMAND='… {port}' adds real ComfyUIs
 	@$(BIN)/python -m test.faults
