@@ -3,11 +3,11 @@ runs one."""
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from test.bench import end_to_end, http, protocol, queue, scheduling
 
-BENCHMARKS: dict[str, Callable[[], list[str]]] = {
+BENCHMARKS: dict[str, Callable[[], Iterable[str]]] = {
     "queue": queue.run,
     "http": http.run,
     "end-to-end": end_to_end.run,

@@ -252,20 +252,12 @@ async def low_load(line: Line) -> float:
     return statistics.median(took)
 
 
-async def told(lines: AsyncIterator[str]) -> list[str]:
-    """Prints each as it comes: minutes pass between them."""
-    found = []
-    async for line in lines:
-        print(line, flush=True)  # noqa: T201
-        found.append(line)
-    return found
-
-
-def run() -> list[str]:
+def run() -> Iterator[str]:
     with redis_server() as port:
-        lines = [asyncio.run(through(port))]
+        yield asyncio.run(through(port))
     with redis_server() as port:
-        lines += rivals.run(port, THROUGH, SLOTS)
-    with redis_server() as port:
-        lines += asyncio.run(told(growth(port)))
-    return lines
+        yield from rivals.run(port, THROUGH, SLOTS)
+    with redis_server() as port, asyncio.Runner() as runner:
+        lines = growth(port)
+        while line := runner.run(anext(lines, "")):  # minutes pass between them
+            yield line

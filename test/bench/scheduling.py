@@ -6,7 +6,7 @@ The baseline is `round-robin`, which binds a task to the next agent in turn when
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,18 +92,15 @@ async def estimates(redis: Redis) -> AsyncIterator[str]:
         )
 
 
-async def measure(port: int) -> list[str]:
+async def measure(port: int) -> AsyncIterator[str]:
     redis = connect(SharedSettings(redis_port=port))
-    lines = []
     for part in (policies, closed_loop, bursts, flood, priorities, estimates):
-        async for each in part(redis):
-            print(each, flush=True)  # noqa: T201  minutes pass between the lines
-            lines.append(each)
+        async for line in part(redis):
+            yield line
     await redis.aclose()
-    return lines
 
 
-def run() -> list[str]:
+def run() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
@@ -111,6 +108,9 @@ def run() -> list[str]:
         server.start()
         try:
             wait_until(lambda: "Ready to accept" in server.tail(), "redis is ready")
-            return asyncio.run(measure(port))
+            with asyncio.Runner() as runner:
+                lines = measure(port)
+                while line := runner.run(anext(lines, "")):  # minutes pass between them
+                    yield line
         finally:
             server.kill()
