@@ -106,18 +106,6 @@ class Line:
         await self.queue.complete(self.attempts.pop(), [])
 
 
-async def timed(call: Callable[[], Awaitable[object]], calls: int = CALLS) -> tuple[float, float, float]:
-    """Calls a second, and p50 and p99 in ms."""
-    took = []
-    began_at = time.perf_counter()
-    for _ in range(calls):
-        at = time.perf_counter()
-        await call()
-        took.append((time.perf_counter() - at) * 1000)
-    cuts = statistics.quantiles(took, n=100)
-    return calls / (time.perf_counter() - began_at), cuts[49], cuts[98]
-
-
 async def transitions(line: Line, agents: int, label: str) -> list[str]:
     """Each transition in turn, one task at a time, so that an agent holds no more than it would."""
     took: dict[str, list[float]] = {"round trip": [], "submit": [], "claim": [], "settle": []}
