@@ -167,7 +167,7 @@ class Queue:
             )
         word, *rest = cast("list[Any]", reply)
         if word == b"claimed":
-            return _attempt(rest, session)
+            return _attempt(rest[0], session)
         if word == b"lanes":
             pairs = zip(rest[::2], rest[1::2], strict=True)
             return UnknownLanes(needs={lane.decode(): _needs(raw) for lane, raw in pairs})
@@ -306,7 +306,7 @@ class Queue:
                 lease_ms=self.lease_ms,
             )
         word, *rest = cast("list[Any]", reply)
-        return _attempt(rest, session) if word == b"adopted" else None
+        return _attempt(rest[0], session) if word == b"adopted" else None
 
     async def cancel(self, task_id: str) -> None:
         """Cancels a pending or running task; canceling a canceled one is fine.

@@ -22,7 +22,7 @@ elseif outcome == 'complete' then
   if progress ~= '' then put(task, 'progress', progress) end
   if shown ~= '' then put(task, 'shown', shown) end
   learn(task.agent, task.lane, task.memory_place or 0, ran, cold)
-  drop(task, 'error')
+  if task.attempt > 1 then drop(task, 'error') end  -- of an earlier attempt
   local lines = cmsgpack.unpack(told)
   for _, data in ipairs(lines) do tell(task, 'output', data) end
   finish(task, 'completed', cjson.encode({agent = task.agent}), retention_ms, outputs, lines)

@@ -20,7 +20,7 @@ local function change_status(task, to)
 end
 
 local function end_lease(task)  -- first the lease: that needs no memory (see settle)
-  if redis.call('ZREM', leases, task.id) == 1 then count(working, task.owner, -1) end
+  if redis.call('ZREM', leases, task.id) == 1 then count(working, task.owner, '-1') end
   redis.pcall('HDEL', held_prefix .. task.agent, task.id)
 end
 
@@ -31,7 +31,7 @@ local function close(task, to, data, retention_ms)  -- to: completed, failed or 
   tell(task, to, data)
   save(task)
   -- The purge removes both at the end of the retention; the TTL is for the case that no balancer is left to do it.
-  local last_resort = tonumber(retention_ms) + 86400000
+  local last_resort = whole_text(tonumber(retention_ms) + 86400000)
   redis.call('PEXPIRE', task_prefix .. task.id, last_resort)
   redis.call('PEXPIRE', story_prefix .. task.id, last_resort)
 end
