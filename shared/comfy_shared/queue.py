@@ -423,14 +423,14 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "id": task.id,
         "owner": task.owner,
         "lane": task.lane,
-        "priority": task.priority,
-        "max_attempts": task.max_attempts,
-        "timeout": task.timeout,
+        "priority": str(task.priority),  # as text: numbers are slow to print in Lua
+        "max_attempts": str(task.max_attempts),
+        "timeout": f"{task.timeout:.17g}",
     }
     if task.workflow:
         fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
     if task.workflow_version:
-        fields["workflow_version"] = task.workflow_version
+        fields["workflow_version"] = str(task.workflow_version)
     if task.parameters:
         fields["parameters"] = text(task.parameters)
     if task.labels:

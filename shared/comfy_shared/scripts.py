@@ -2,11 +2,13 @@
 it with.
 
 A header names KEYS and ARGV; the loader binds those names as locals before the file's own lines, so nobody counts
-indexes. `USES` puts parts
-from `lua/lib` in front, each of which says which names it NEEDS. `REST` names a function for the values that follow
-the named ones. A name in KEYS is an attribute of `Keys`, or is
-given by the caller for
-the keys of one task or agent.
+indexes. `USES` puts parts from `lua/lib` in front, each of which says which names it NEEDS. `REST` names a function for
+the values that follow the named ones. A name in KEYS is an attribute of `Keys`, or is given by the caller for the keys
+of one task or agent.
+
+Redis runs the whole text at each call, so what stands there costs time whether it is called or not. Of a part only
+those definitions are put in front that the script needs, itself or through another. And all of it is the body of one
+function: to make a function is slow in proportion to the locals beside it, and so the keys are not beside it.
 """
 
 import re
@@ -41,7 +43,7 @@ class Script:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
         head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
         head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
-        self.text = "\n".join([*head, *self._parts(body), body])
+        self.text = "\n".join([*head, "return (function()", *needed(self._parts(body), body), body, "end)()"])
         self._sha: str | None = None
 
     def _parts(self, body: str) -> list[str]:
@@ -81,6 +83,30 @@ def _read(file: str) -> str:
 def _names(text: str, head: str) -> tuple[str, ...]:
     match = re.search(rf"^-- {head}:(.*)$", text, re.MULTILINE)
     return tuple(match.group(1).split()) if match else ()
+
+
+def needed(parts: Sequence[str], body: str) -> list[str]:
+    """Of the definitions in `parts`, in their order, those that `body` names, itself or through another.
+
+    A definition starts at a `local` at the begin of a line and goes on until the next.
+    """
+    found: list[str] = []
+    named = _words(body)
+    for definition in reversed([each for part in parts for each in re.split(r"^(?=local )", part, flags=re.MULTILINE)]):
+        if named & defined(definition):
+            found.append(definition.rstrip())
+            named |= _words(definition)
+    return found[::-1]
+
+
+def defined(definition: str) -> set[str]:
+    """The names that it makes."""
+    names = re.match(r"local (?:function )?(\w+(?:, \w+)*)", definition)
+    return set(names[1].split(", ")) if names else set()
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
 
 
 def _bind(table: str, names: tuple[str, ...]) -> str:

@@ -108,12 +108,12 @@ if not entry then
 end
 
 dequeue(task)
-put(task, 'attempt', task.attempt + 1)
+put_number(task, 'attempt', task.attempt + 1)
 put(task, 'agent', agent)
 put(task, 'session', session)
 put(task, 'prompt_id', prompt_id)
 put(task, 'started_at', now_text)
-put(task, 'memory_place', entry.place)
+put_number(task, 'memory_place', entry.place)
 remember(agent, entry.lane, held, capacity, entry.place == 0 or entry.place > capacity)
 change_status(task, 'running')
 redis.call('ZADD', leases, whole_text(now + tonumber(lease_ms)), task.id)

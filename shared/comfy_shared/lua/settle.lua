@@ -33,7 +33,7 @@ elseif outcome == 'fail' then
   return 'failed'
 end
 -- release: given back unrun. The attempt's number is spent (it is the fence), so the limit moves instead.
-put(task, 'max_attempts', task.max_attempts + 1)
+put_number(task, 'max_attempts', task.max_attempts + 1)
 drop(task, 'progress')
 change_status(task, 'pending')
 tell(task, 'released', problem)

@@ -38,7 +38,12 @@ local function put(task, name, value)
   local number = #changes
   task[name] = value
   changes[number + 1] = name
-  changes[number + 2] = type(value) == 'number' and whole_text(value) or value
+  changes[number + 2] = value
+end
+
+local function put_number(task, name, value)
+  put(task, name, whole_text(value))
+  task[name] = value
 end
 
 local function drop(task, ...)
@@ -56,7 +61,7 @@ end
 
 local function tell(task, kind, data)
   local number = task.events + 1
-  put(task, 'events', number)
+  put_number(task, 'events', number)
   local line = number .. ' ' .. kind .. ' ' .. now_text .. ' ' .. task.attempt .. ' ' .. data
   redis.call('RPUSH', story_prefix .. task.id, line)
   if number > 2000 then redis.call('LTRIM', story_prefix .. task.id, '-2000', '-1') end
