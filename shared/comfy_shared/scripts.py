@@ -33,24 +33,25 @@ class Script:
     def __init__(self, name: str, *, args: tuple[str, ...], extra_keys: tuple[str, ...] = ()) -> None:
         body = _read(f"{name}.lua")
         self.name = name
-        self.keys = _names(body, "KEYS")
         self.args = _names(body, "ARGV")
         self.extra_keys = extra_keys
         if self.args != args:
             raise ValueError(f"{name}.lua takes ARGV {self.args}, Python gives {args}")
-        unknown = set(self.keys) - set(vars(Keys())) - set(extra_keys)
+        unknown = set(_names(body, "KEYS")) - set(vars(Keys())) - set(extra_keys)
         if unknown:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
+        code = "\n".join([*needed(self._parts(body), body), body])
+        self.keys = tuple(key for key in _names(body, "KEYS") if key in _words(code))
         head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
         head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
-        self.text = "\n".join([*head, "return (function()", *needed(self._parts(body), body), body, "end)()"])
+        self.text = "\n".join([*head, "return (function()", code, "end)()"])
         self._sha: str | None = None
 
     def _parts(self, body: str) -> list[str]:
         parts = []
         for part in _names(body, "USES"):
             text = _read(f"lib/{part}.lua")
-            missing = set(_names(text, "NEEDS")) - set(self.keys)
+            missing = set(_names(text, "NEEDS")) - set(_names(body, "KEYS"))
             if missing:
                 raise ValueError(f"{self.name}.lua uses {part} and lacks its KEYS {sorted(missing)}")
             parts.append(text)
@@ -126,21 +127,12 @@ REPORT = Script("report", args=("id", "attempt", "session", "kind", "progress", 
 SETTLE = Script(
     "settle",
     args=(
-        "id",
-        "attempt",
-        "session",
-        "outcome",
-        "code",
-        "problem",
-        "outputs",
-        "told",
-        "progress",
-        "shown",
-        "gpu_ms",
-        "cold",
-        "avoid_ms",
+        "id", "attempt", "session", "outcome", "problem", "outputs", "told", "progress", "shown", "gpu_ms", "cold",
         "retention_ms",
     ),
+)  # fmt: skip
+GIVE_BACK = Script(
+    "give_back", args=("id", "attempt", "session", "outcome", "code", "problem", "avoid_ms", "retention_ms")
 )
 ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
 CANCEL = Script("cancel", args=("id", "retention_ms"))
