@@ -75,14 +75,19 @@ local function may_leave(warm, cold)  -- others serve this lane well enough, and
   return cold.waiting * cold_run > cold_load and warm.waiting * run / (warm.servers - 1) < 2 * load
 end
 
-local function of_level(found, level, capacity, paid, patience)
+local function staying(found, level, paid)  -- the lane of the last run, when it has yet to pay for its load or is the only one
+  for _, entry in ipairs(found) do
+    entry.head, entry.since = turn_of(entry, level)
+    if entry.head and entry.place == 1 and (#found == 1 or paid < select(2, costs(entry.lane))) then return entry end
+  end
+end
+
+local function best_of(found, capacity, patience)
   local warm, cold, overdue
   for _, entry in ipairs(found) do
-    local head, since = turn_of(entry, level)
+    local head, since = entry.head, entry.since
     if head then
-      entry.head, entry.since = head, since
       if entry.place > 0 and entry.place <= capacity then
-        if entry.place == 1 and (#found == 1 or paid < select(2, costs(entry.lane))) then return entry end
         entry.waiting = redis.call('ZCARD', lane_prefix .. entry.lane)
         entry.servers = redis.call('SCARD', servers_prefix .. entry.lane)
         if longer(entry, warm) then warm = entry end
@@ -105,7 +110,7 @@ local function by_lane(found, capacity, paid, ageing_ms)
   local patience = {}
   for _, level in ipairs(raise(found, ageing_ms)) do
     -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.
-    local best = of_level(found, level, capacity, paid, patience)
+    local best = staying(found, level, paid) or best_of(found, capacity, patience)
     if best then return best, best.head end
   end
 end
