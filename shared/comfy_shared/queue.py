@@ -230,33 +230,19 @@ class Queue:
         that the lane policy goes by. `shown` is JSON of `Shown`, or empty.
         """
         told = [text({"output": output}) for output in outputs]
-        await self._end(
-            scripts.SETTLE,
+        await self._settle(
             attempt,
-            outcome="complete",
-            problem=b"{}",
+            "complete",
             outputs=encode(outputs),
             told=msgspec.msgpack.encode(told),
             progress=encode(progress) if progress else b"",
             shown=pack(shown) if shown else b"",
-            gpu_ms=gpu_ms,
-            cold="" if cold is None else int(cold),
+            measured=(gpu_ms, "" if cold is None else str(int(cold))),
         )
 
     async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
         """Ends the task as failed. Raises LeaseLost when the attempt no longer holds it."""
-        await self._end(
-            scripts.SETTLE,
-            attempt,
-            outcome="fail",
-            problem=encode(error),
-            outputs=b"[]",
-            told=b"\x90",
-            progress=b"",
-            shown=b"",
-            gpu_ms=0,
-            cold="",
-        )
+        await self._settle(attempt, "fail", problem=encode(error))
 
     async def try_again(self, attempt: Attempt, error: TaskError) -> Status:
         """Ends the attempt; the task waits again, or failed for good when its attempts are used up (the status
@@ -267,29 +253,51 @@ class Queue:
         """Gives the task back unrun; this costs no attempt."""
         await self._give_back(attempt, "release", TaskError(code="released", message=reason))
 
-    async def _give_back(self, attempt: Attempt, outcome: str, error: TaskError) -> Status:
-        return await self._end(
-            scripts.GIVE_BACK,
-            attempt,
-            outcome=outcome,
-            code=error.code,
-            problem=encode(error),
-            avoid_ms=self.avoid_ms,
-        )
-
-    async def _end(
-        self, script: scripts.Script, attempt: Attempt | BrokenAttempt, **args: scripts.Argument
-    ) -> Status:
-        """Ends the lease of `attempt`."""
+    async def _settle(
+        self,
+        attempt: Attempt | BrokenAttempt,
+        outcome: str,
+        *,
+        problem: bytes = b"{}",
+        outputs: bytes = b"[]",
+        told: bytes = b"\x90",
+        progress: bytes = b"",
+        shown: bytes = b"",
+        measured: tuple[int, str] = (0, ""),
+    ) -> None:
         with border():
-            reply = await script(
+            reply = await scripts.SETTLE(
                 self._batcher,
                 self.keys,
                 id=attempt.id,
                 attempt=attempt.number,
                 session=attempt.session,
+                outcome=outcome,
+                problem=problem,
+                outputs=outputs,
+                told=told,
+                progress=progress,
+                shown=shown,
+                gpu_ms=measured[0],
+                cold=measured[1],
                 retention_ms=self.retention_ms,
-                **args,
+            )
+        if reply == b"stale":
+            raise LeaseLost
+
+    async def _give_back(self, attempt: Attempt, outcome: str, error: TaskError) -> Status:
+        with border():
+            reply = await scripts.GIVE_BACK(
+                self._batcher,
+                self.keys,
+                id=attempt.id,
+                attempt=attempt.number,
+                session=attempt.session,
+                outcome=outcome,
+                code=error.code,
+                problem=encode(error),
+                avoid_ms=self.avoid_ms,
+                retention_ms=self.retention_ms,
             )
         if reply == b"stale":
             raise LeaseLost

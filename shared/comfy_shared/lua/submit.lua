@@ -1,5 +1,5 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
 -- ARGV: tasks batch queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
 -- REST: bytes_of
 -- USES: time record usage place memory apart wake move reuse

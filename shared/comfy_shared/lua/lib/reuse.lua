@@ -1,4 +1,4 @@
--- NEEDS: task_prefix reuse_prefix followers_prefix output_uses
+-- NEEDS: reuse_prefix followers_prefix output_uses
 -- What the end of a task means for those that joined it (`reuse`): they end as it did.
 local function take_result(task, from, outputs, told, retention_ms)  -- the files stay where they are, for as long as any task names them
   local root = from.reused or from.id
