@@ -41,7 +41,8 @@ class Script:
         if unknown:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
         code = "\n".join([*needed(self._parts(body), body), body])
-        self.keys = tuple(key for key in _names(body, "KEYS") if key in _words(code))
+        used = _words(code)
+        self.keys = tuple(key for key in _names(body, "KEYS") if key in used)
         head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
         head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
         self.text = "\n".join([*head, "return (function()", code, "end)()"])
