@@ -25,7 +25,7 @@ local function open(id)
   local number = type(last) == 'string' and tonumber(last:match('^%d+'))
   if not number or number > read[9] then return nil end
   return {  -- written out: a table that grows name by name is twice as slow
-    id = id, owner = read[2], lane = read[3], status = read[4], created_at = read[5], order = read[6], attempt = read[7], max_attempts = read[8],
+    id = id, owner = read[2], lane = read[3], status = read[4] or nil, created_at = read[5], order = read[6], attempt = read[7], max_attempts = read[8],
     events = read[9], priority = read[10], crashes = read[11] or nil, timeouts = read[12] or nil, avoid_until = read[13] or nil,
     started_at = read[14] or nil, finished_at = read[15] or nil, memory_place = read[16] or nil, agent = read[17] or nil, session = read[18] or nil,
     prompt_id = read[19] or nil, settled = read[20] or nil, avoid = read[21] or nil, more_vram = read[22] or nil, assigned = read[23] or nil,
