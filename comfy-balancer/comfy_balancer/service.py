@@ -16,23 +16,25 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from comfy_balancer.accepted import as_tasks
+from comfy_balancer.accepted import Accepted, Given, as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
+from comfy_balancer.decoding import decode_body
 from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
-from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.eligibility import hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
+from comfy_balancer.recognition import Recognizer, may_wish, read_raw
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
 from comfy_balancer.uploads import Upload
-from comfy_shared.batches import Batch, NewBatch
+from comfy_shared.batches import NewBatch
 from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
@@ -49,31 +51,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """The answer to a submit."""
-
-    tasks: tuple[Task, ...]  # in the order of the call
-    replayed: bool  # an earlier call with the same key had been accepted
-    batch: str = ""  # id of the batch that they are; empty: one task alone
-    fresh: Batch | None = None  # that batch as it was accepted; None when it was before
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
     """Tasks that can be accepted."""
 
     drafts: Sequence[Draft]
     uploads: Sequence[Upload]  # not stored yet
     files: Found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
-    """What another door than REST decides about a task itself."""
-
-    task_id: str = ""  # empty: made here
-    extra: Extra | None = None
-    front: bool = False  # before the caller's own that wait in the same lane
 
 
 class TaskService:
@@ -99,6 +82,7 @@ class TaskService:
             Role.ADMIN: NodePolicy(Role.ADMIN, settings.nodes_allowed_admin, settings.nodes_denied_admin),
             Role.USER: NodePolicy(Role.USER, settings.nodes_allowed_user, settings.nodes_denied_user),
         }
+        self._recognizers = {role: Recognizer() for role in self._nodes}
 
     async def submit(
         self,
@@ -116,6 +100,21 @@ class TaskService:
         already, by whomever, is answered with the task that has it.
         """
         return await self._submit([request], who, key, uploads, batch=False, hold=hold, given=given)
+
+    async def submit_body(self, body: bytes, who: Caller) -> Accepted:
+        """`submit` of a request as JSON. A graph that is like one before is not checked whole again."""
+        raw = read_raw(body)
+        offers = await self._fleet.offers() if raw else []
+        recognizer = self._recognizers[who.role]
+        if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and may_wish(raw, who, self._settings):
+            ready = Ready(drafts=[known.draft(raw)], uploads=(), files={})
+            return await self._enqueue(self._new_tasks(ready, who.owner, Given()))
+        request = decode_body(body, TaskRequest, values_limit=self._settings.values_limit)
+        accepted = await self.submit(request, who)
+        if raw and offers is await self._fleet.offers():
+            nodes = raw.prompt or {}
+            await _beside(lambda: recognizer.remember(nodes, offers), heavy=_heavy([request]))
+        return accepted
 
     async def submit_batch(
         self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
@@ -153,6 +152,18 @@ class TaskService:
         idempotency = None
         if key is not None:
             idempotency = Idempotency(owner=who.owner, key=key, fingerprint=_fingerprint(requests, uploads))
+        return await self._enqueue(
+            tasks, together, idempotency, repeatable=idempotency is not None or given is not None
+        )
+
+    async def _enqueue(
+        self,
+        tasks: Sequence[NewTask],
+        together: NewBatch | None = None,
+        idempotency: Idempotency | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> Accepted:
         submitted = await self.queue.submit(
             tasks,
             batch=together,
@@ -163,8 +174,7 @@ class TaskService:
         )
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
-            replayed = idempotency is not None or given is not None
-            return Accepted(tasks=found, replayed=replayed, batch=found[0].batch)
+            return Accepted(tasks=found, replayed=repeatable, batch=found[0].batch)
         return await self._fresh(tasks, submitted, together)
 
     async def _fresh(self, tasks: Sequence[NewTask], submitted: Submitted, together: NewBatch | None) -> Accepted:
@@ -236,7 +246,7 @@ class TaskService:
         members = await self._fleet.members()
         return Surroundings(
             settings=self._settings,
-            offers=different(members),
+            offers=await self._fleet.offers(),
             nodes=self._nodes[who.role],
             workflows={name: release.workflow for name, release in releases.items()},
             releases=releases,

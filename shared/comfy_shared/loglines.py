@@ -25,6 +25,7 @@ _MASK = "***"
 _LONGEST_TEXT = 2 * MAX_LINE  # characters looked at; more never fits
 _LONGEST_REPR = 1_000
 _LONGEST_KEY = 100
+_LONGEST_SIMPLE = 4_000  # bytes
 _DEEPEST = 5
 _MOST_ITEMS = 100  # of one container
 _MOST_VALUES = 2_000  # of one record, all containers together
@@ -43,7 +44,38 @@ _SECRET_PAIR = re.compile(
 _BEARER = re.compile(r"((?i:\bbearer)\s{1,4})[\w.~+/=-]{6,}")
 _BASIC = re.compile(r"((?i:\bbasic)\s{1,4})(?=[a-z]*[A-Z0-9+/=])[\w+/=-]{6,}")  # not "basic authentication"
 
+_SIMPLE = frozenset({str, int, float, bool, type(None)})
+_NAMES = frozenset({str})
+_TAKEN = OURS | {"exc_info"}
+_MARKS = tuple(mark.encode() for mark in ("://", "\x7f", *_SECRET_MARKS))
+
 _ENCODER = msgspec.json.Encoder()
+
+
+def simple_line(head: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes | None:
+    """The line of fields that need no cleaning, which is nearly every line; None when one of them may need it.
+
+    It is short, of plain values and ASCII, and nothing in it looks like a secret or a URL.
+    """
+    if not _SIMPLE.issuperset(map(type, fields.values())) or not _TAKEN.isdisjoint(fields):
+        return None
+    if not _NAMES.issuperset(map(type, fields)) or max(map(len, fields), default=0) >= _LONGEST_KEY:
+        return None
+    line = {**head, "message": fields.get("event", "")}
+    for name in LEADING:
+        if name in fields:
+            line[name] = fields[name]
+    line.update(fields)
+    line.pop("event", None)
+    try:
+        data = _ENCODER.encode(line)
+    except (OverflowError, ValueError):  # such as a lone surrogate
+        return None
+    lowered = data.lower()
+    for mark in _MARKS:
+        if mark in lowered:
+            return None
+    return data + b"\n" if len(data) < _LONGEST_SIMPLE and data.isascii() else None
 
 
 class Cleaner:
