@@ -47,6 +47,8 @@ class Script:
         head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
         self.text = "\n".join([*head, "return (function()", code, "end)()"])
         self._sha: str | None = None
+        self._extras = [(at, key) for at, key in enumerate(self.keys) if key in extra_keys]
+        self._resolved: tuple[Keys, list[str]] | None = None  # those of the last caller, who is nearly always the next
 
     def _parts(self, body: str) -> list[str]:
         parts = []
@@ -67,8 +69,9 @@ class Script:
         **args: Argument,
     ) -> object:
         """Runs the step in one round trip (two the first time a Redis sees it)."""
-        given = extra_keys or {}
-        names = [given[name] if name in given else getattr(keys, name) for name in self.keys]
+        names = self._names_of(keys)
+        for at, name in self._extras:
+            names[at] = (extra_keys or {})[name]
         values = [*(args[name] for name in self.args), *rest]
         if self._sha is None:
             self._sha = await redis.script_load(self.text)
@@ -76,6 +79,12 @@ class Script:
             return await redis.call("EVALSHA", self._sha, len(names), *names, *values)
         except NoScriptError:  # Redis came back empty
             return await redis.call("EVAL", self.text, len(names), *names, *values)
+
+    def _names_of(self, keys: Keys) -> list[str]:
+        """What the keys are called there; those that the caller gives are still empty."""
+        if self._resolved is None or self._resolved[0] is not keys:
+            self._resolved = keys, [getattr(keys, key, "") for key in self.keys]
+        return self._resolved[1].copy()
 
 
 def _read(file: str) -> str:
