@@ -40,6 +40,11 @@ async def answering(answer: bytes, *, silent: bool = False) -> AsyncIterator[Ins
         await asyncio.wait([handler for handler in handlers if handler])
 
 
+async def pieces_of(instance: Instance) -> list[bytes]:
+    async with instance.view(FILE) as chunks:
+        return [piece async for piece in chunks]
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 BROKEN = [
     pytest.param(b"", False, id="closed at once"),
@@ -63,9 +68,7 @@ async def test_an_answer_that_does_not_come_whole_is_a_lost_instance(answer: byt
 async def test_an_output_that_does_not_come_whole_is_a_lost_instance(answer: bytes, silent: bool) -> None:
     async with answering(answer, silent=silent) as instance:
         with pytest.raises(InstanceLost):
-            async with instance.view(FILE) as chunks:
-                async for _ in chunks:
-                    pass
+            await pieces_of(instance)
 
 
 async def test_nobody_there_is_a_lost_instance() -> None:
@@ -78,7 +81,6 @@ async def test_nobody_there_is_a_lost_instance() -> None:
 async def test_a_large_output_comes_in_pieces_and_whole() -> None:
     data = bytes(range(256)) * 20_000
     async with answering(HEAD + f"Content-Length: {len(data)}\r\n\r\n".encode() + data) as instance:
-        async with instance.view(FILE) as chunks:
-            pieces = [piece async for piece in chunks]
+        pieces = await pieces_of(instance)
     assert b"".join(pieces) == data
     assert 1 < len(pieces) < 10

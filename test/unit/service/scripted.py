@@ -75,7 +75,8 @@ class _Call:
         return session.answer(method, url, options).__await__()
 
     async def __aenter__(self) -> Reply:
-        return await self
+        reply: Reply = await self
+        return reply
 
     async def __aexit__(self, *_: object) -> None:
         return None

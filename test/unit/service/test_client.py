@@ -295,9 +295,7 @@ FILE = {"filename": "a.png", "subfolder": "", "type": "output"}
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-async def test_a_file_that_is_not_there_is_a_missing_output(
-    http: Session, instance: Instance, status: int
-) -> None:
+async def test_a_file_that_is_not_there_is_a_missing_output(http: Session, instance: Instance, status: int) -> None:
     http.on("GET", "/view", Reply(status))
     with pytest.raises(OutputMissing, match=r"a\.png"):
         async with instance.view(FILE):
