@@ -4,6 +4,7 @@ import io
 import json
 import mimetypes
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class FileRoutes:
         path = self._find(query["filename"], query.get("type", "output"), query.get("subfolder"))
         if isinstance(path, int):
             return web.Response(status=path)
-        if not path.is_file():
+        size = _size(path)
+        if size is None:
             return web.Response(status=404)
         disposition = {"Content-Disposition": f'filename="{path.name}"'}
         channel = query.get("channel", "rgba")
@@ -52,7 +54,7 @@ class FileRoutes:
         if content_type in _FORCED_DOWNLOADS:
             content_type = "application/octet-stream"
         headers = {**disposition, "Content-Type": content_type}
-        if _CONDITIONS.isdisjoint(request.headers) and path.stat().st_size <= _SMALL:
+        if _CONDITIONS.isdisjoint(request.headers) and size <= _SMALL:
             return _whole(path, headers)
         return web.FileResponse(path, headers=headers)
 
@@ -123,6 +125,15 @@ class FileRoutes:
 
 def _write(_: Any, image: Any, path: str) -> None:
     Path(path).write_bytes(image.file.read())
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None when there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # as Path.is_file sees it
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _whole(path: Path, headers: dict[str, str]) -> web.Response:

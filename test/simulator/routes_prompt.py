@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from test.simulator.instance import Instance
 from test.simulator.validation import validate
-from test.simulator.wire import answer
+from test.simulator.wire import answer, body_of
 
 _NO_PROMPT = {"type": "no_prompt", "message": "No prompt provided", "details": "No prompt provided", "extra_info": {}}
 
@@ -85,7 +85,7 @@ class PromptRoutes:
         if wrong == "garbage":
             return garbage()
         instance.logs.line("got prompt")
-        body: Any = await request.json()
+        body = await body_of(request)
         number = self._number(body)
         if "prompt" not in body:
             return answer({"error": _NO_PROMPT, "node_errors": {}}, status=400)

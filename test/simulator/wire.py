@@ -31,6 +31,16 @@ def encode(data: Any) -> bytes:
         return json.dumps(data).encode()
 
 
+async def body_of(request: web.Request) -> Any:
+    """The JSON of a request; what msgspec does not take (NaN, lone surrogates, no UTF-8) goes the way that ComfyUI
+    takes.
+    """
+    try:
+        return msgspec.json.decode(await request.read())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return await request.json()
+
+
 def answer(data: Any, status: int = 200) -> web.Response:
     """A JSON response with the content type that ComfyUI sends."""
     return web.Response(body=encode(data), status=status, content_type="application/json", charset="utf-8")
