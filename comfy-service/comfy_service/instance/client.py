@@ -75,7 +75,7 @@ class Instance:
         self.url = urls[0]
         self._found = len(urls) == 1
         self._timeout = ClientTimeout(connect=patience, sock_connect=CONNECT_SECONDS, sock_read=patience)
-        # aiohttp's client as it is: httpx above it doubled what a call costs, and a small prompt is three calls.
+        # aiohttp's client as it is: httpx above it more than doubled what a call costs, and a small prompt is three.
         # No Origin is sent and Host is the instance's own: it refuses a loopback Host with a foreign Origin.
         self._http = ClientSession(
             connector=TCPConnector(
