@@ -49,7 +49,7 @@ class PromptRoutes:
         sockets.by_id[sid] = socket
         sockets.flags[sid] = {}
         assert request.transport is not None
-        sockets.transports.add(request.transport)
+        sockets.transports[socket] = request.transport
         try:
             await sockets.send_now("status", {"status": self._instance.queue_info(), "sid": sid}, sid)
             if executor.client_id == sid and executor.last_node_id is not None:
@@ -58,7 +58,7 @@ class PromptRoutes:
         finally:
             sockets.by_id.pop(sid, None)  # whoever holds the id now: see the docstring of `wire`
             sockets.flags.pop(sid, None)
-            sockets.transports.discard(request.transport)
+            sockets.transports.pop(socket, None)
         return socket
 
     async def _listen(self, socket: web.WebSocketResponse, sid: str) -> None:

@@ -132,7 +132,7 @@ class Simulator:
 
     def _cut(self, everything: bool) -> None:
         """Reset the TCP connections of the websockets, or of everybody."""
-        for transport in list(self.instance.sockets.transports):
+        for transport in list(self.instance.sockets.transports.values()):
             transport.abort()
         if everything and self._runner is not None and self._runner.server is not None:
             for connection in list(self._runner.server.connections):
