@@ -28,6 +28,8 @@ lock: install ## Pin every dependency again, with hashes, within the ranges of t
 		--no-emit-package comfy-shared $(addsuffix /pyproject.toml,$(PACKAGES)) -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--no-emit-package comfy-shared --group dev -c requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES)) -o requirements-dev.lock
+	@grep -o 'comfyui-frontend-package[^"]*' comfy-balancer/pyproject.toml | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --no-deps - -o requirements-frontend.lock
 
 lint: install ## ruff (rules and format) and import-linter
 	@$(BIN)/ruff check .

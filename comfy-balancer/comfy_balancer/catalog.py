@@ -142,6 +142,7 @@ class Fleet:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self._members: list[Member] | None = None
+        self._offers: list[Offer] = []
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
 
@@ -163,8 +164,9 @@ class Fleet:
             return await self._read()
 
     async def offers(self) -> list[Offer]:
-        """What the agents offer, each once; empty when nothing is known of any."""
-        return different(await self.members())
+        """What the agents offer, each once; the same list while that does not change. Empty: nothing is known yet."""
+        await self.members()
+        return self._offers
 
     async def agents(self) -> list[Agent]:
         """All agents, as they are now."""
@@ -174,6 +176,9 @@ class Fleet:
         agents = await self.registry.agents()
         offers = await self.registry.offers_by_digest(agents)
         self._members = [Member(agent=agent, offer=offers.get(agent.digest)) for agent in agents]
+        offered = different(self._members)
+        if list(map(id, offered)) != list(map(id, self._offers)):
+            self._offers = offered
         return self._members
 
     async def keep_fresh(self, loops: Loops, *, pause: float = 0.5) -> None:

@@ -111,7 +111,7 @@ def draft(
     Raises:
         InvalidTask: all that does not fit, as far as it can be told at once.
     """
-    problems = _check_fields(request, around.settings)
+    problems = check_fields(request, around.settings)
     if (request.workflow is None) == (request.prompt is None):
         problems.append(FieldProblem(field="workflow", message="either a workflow or a prompt must be given, not both"))
     if problems:
@@ -146,7 +146,8 @@ def _from_release(
     return replace(one, version=release.number if release else 0)
 
 
-def _check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:
+def check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:
+    """What is wrong with the fields besides workflow, parameters and prompt."""
     problems = []
     if request.timeout is not None and request.timeout > settings.longest_timeout:
         message = f"must be at most {settings.longest_timeout:g}"

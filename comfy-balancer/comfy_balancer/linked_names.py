@@ -19,7 +19,7 @@ NAMES = ("STRING", "COMBO", "*")  # types of an input that a name may come into
 
 def check_linked_names(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldProblem]:
     """The links at fault."""
-    links = list(_links(prompt, offers))
+    links = list(links_to_names(prompt, offers))
     tricky = _tricky(prompt) if links else frozenset[str]()
     problems = []
     for node_id, name, source, uploads in links:
@@ -35,7 +35,7 @@ def check_linked_names(prompt: Prompt, offers: Sequence[Offer]) -> list[FieldPro
     return problems
 
 
-def _links(prompt: Prompt, offers: Sequence[Offer]) -> Iterator[tuple[str, str, str, bool]]:
+def links_to_names(prompt: Prompt, offers: Sequence[Offer]) -> Iterator[tuple[str, str, str, bool]]:
     """(node, input, node that it is linked to, whether it takes an upload) of the inputs that take a file name."""
     for node_id, node in prompt.items():
         for name, value in node["inputs"].items():

@@ -18,9 +18,11 @@ from redis.exceptions import ResponseError
 
 from comfy_balancer.accepted import as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
-from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
-from comfy_balancer.eligibility import different, hindrances, read_needs
+from comfy_balancer.decoding import decode_body
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, check_fields, draft
+from comfy_balancer.eligibility import hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
+from comfy_balancer.recognition import RawRequest, Recognised, Recognizer, read_raw
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
@@ -99,6 +101,7 @@ class TaskService:
             Role.ADMIN: NodePolicy(Role.ADMIN, settings.nodes_allowed_admin, settings.nodes_denied_admin),
             Role.USER: NodePolicy(Role.USER, settings.nodes_allowed_user, settings.nodes_denied_user),
         }
+        self._recognizers = {role: Recognizer() for role in self._nodes}
 
     async def submit(
         self,
@@ -116,6 +119,21 @@ class TaskService:
         already, by whomever, is answered with the task that has it.
         """
         return await self._submit([request], who, key, uploads, batch=False, hold=hold, given=given)
+
+    async def submit_body(self, body: bytes, who: Caller) -> Accepted:
+        """`submit` of a request as JSON. A graph that is like one before is not checked whole again."""
+        raw = read_raw(body)
+        offers = await self._fleet.offers() if raw else []
+        recognizer = self._recognizers[who.role]
+        if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and _may(raw, who, self._settings):
+            ready = Ready(drafts=[_known_draft(raw, known)], uploads=(), files={})
+            return await self._enqueue(self._new_tasks(ready, who.owner, Given()))
+        request = decode_body(body, TaskRequest, values_limit=self._settings.values_limit)
+        accepted = await self.submit(request, who)
+        if raw and offers is await self._fleet.offers():
+            nodes = raw.prompt or {}
+            await _beside(lambda: recognizer.remember(nodes, offers), heavy=_heavy([request]))
+        return accepted
 
     async def submit_batch(
         self, requests: Sequence[TaskRequest], who: Caller, *, key: str | None = None, hold: bool = False
@@ -153,6 +171,18 @@ class TaskService:
         idempotency = None
         if key is not None:
             idempotency = Idempotency(owner=who.owner, key=key, fingerprint=_fingerprint(requests, uploads))
+        return await self._enqueue(
+            tasks, together, idempotency, repeatable=idempotency is not None or given is not None
+        )
+
+    async def _enqueue(
+        self,
+        tasks: Sequence[NewTask],
+        together: NewBatch | None = None,
+        idempotency: Idempotency | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> Accepted:
         submitted = await self.queue.submit(
             tasks,
             batch=together,
@@ -163,8 +193,7 @@ class TaskService:
         )
         if submitted.known:
             found = tuple([await self.queue.get(task_id) for task_id in submitted.ids])
-            replayed = idempotency is not None or given is not None
-            return Accepted(tasks=found, replayed=replayed, batch=found[0].batch)
+            return Accepted(tasks=found, replayed=repeatable, batch=found[0].batch)
         return await self._fresh(tasks, submitted, together)
 
     async def _fresh(self, tasks: Sequence[NewTask], submitted: Submitted, together: NewBatch | None) -> Accepted:
@@ -236,7 +265,7 @@ class TaskService:
         members = await self._fleet.members()
         return Surroundings(
             settings=self._settings,
-            offers=different(members),
+            offers=await self._fleet.offers(),
             nodes=self._nodes[who.role],
             workflows={name: release.workflow for name, release in releases.items()},
             releases=releases,
@@ -362,6 +391,15 @@ def _check_priorities(requests: Sequence[TaskRequest], who: Caller, *, batch: bo
             field = f"tasks.{index}.priority" if batch else "priority"
             message = f"above {PRIORITY_NORMAL} is for the role admin"
             raise invalid(field, message, limits={"maximum": PRIORITY_NORMAL})
+
+
+def _may(request: RawRequest, who: Caller, settings: BalancerSettings) -> bool:
+    """Whether there is nothing to say against what the request wishes besides its graph."""
+    return (request.priority <= PRIORITY_NORMAL or who.is_admin) and not check_fields(request, settings)
+
+
+def _known_draft(request: RawRequest, known: Recognised) -> Draft:
+    return Draft(request=request, prompt=known.prompt, needs=known.needs, parameters={}, workflow=None, slots=())
 
 
 def _heavy(requests: Sequence[TaskRequest]) -> bool:

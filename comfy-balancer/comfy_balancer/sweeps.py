@@ -12,12 +12,12 @@ from secrets import randbelow
 from typing import Any
 
 import msgspec
-from ulid import ULID
 
 from comfy_balancer.drafts import draw_seed
 from comfy_balancer.schemas import TaskRequest
 from comfy_shared.batches import NewBatch
 from comfy_shared.errors import FieldProblem, InvalidTask
+from comfy_shared.ids import new_id
 from comfy_shared.models import NewTask
 from comfy_shared.workflows.checks import DRAW
 
@@ -97,7 +97,7 @@ def weigh(points: Sequence[Point], *, limit: int) -> None:
 
 def new_ids(number: int) -> list[str]:
     """Ids for the tasks of one call, in the order in which they sort."""
-    return sorted(str(ULID()).lower() for _ in range(number))
+    return sorted([new_id() for _ in range(number)])
 
 
 def new_batch(expanded: Expanded, tasks: Sequence[NewTask]) -> NewBatch:

@@ -38,7 +38,7 @@ def task_url(task_id: str) -> str:
 
 def task_view(task: Task, *, brief: bool = False) -> TaskView:
     """A task as clients see it; `brief` leaves long parameter values out."""
-    error, progress = task.error, task.progress
+    error, progress, created = task.error, task.progress, iso(task.created_at)
     return TaskView(
         id=task.id,
         status=task.status,
@@ -60,10 +60,10 @@ def task_view(task: Task, *, brief: bool = False) -> TaskView:
         else None,
         outputs=[output_view(task.id, output) for output in task.outputs],
         error=ErrorView(**{name: getattr(error, name) for name in ErrorView.__struct_fields__}) if error else None,
-        created=iso(task.created_at),
+        created=created,
         started=iso(task.started_at) if task.started_at else None,
         finished=iso(task.finished_at) if task.finished_at else None,
-        timestamps=_timestamps(task),
+        timestamps=_timestamps(task, created),
         links=links(task.id),
     )
 
@@ -76,8 +76,8 @@ def _without_long(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _timestamps(task: Task) -> dict[str, str]:
-    times = {Status.PENDING.value: iso(task.created_at)}
+def _timestamps(task: Task, created: str) -> dict[str, str]:
+    times = {Status.PENDING.value: created}
     if task.started_at:
         times[Status.RUNNING.value] = iso(task.started_at)
     if task.status.final and task.finished_at:

@@ -25,6 +25,7 @@ _MASK = "***"
 _LONGEST_TEXT = 2 * MAX_LINE  # characters looked at; more never fits
 _LONGEST_REPR = 1_000
 _LONGEST_KEY = 100
+_LONGEST_SIMPLE = 4_000  # bytes
 _DEEPEST = 5
 _MOST_ITEMS = 100  # of one container
 _MOST_VALUES = 2_000  # of one record, all containers together
@@ -43,7 +44,35 @@ _SECRET_PAIR = re.compile(
 _BEARER = re.compile(r"((?i:\bbearer)\s{1,4})[\w.~+/=-]{6,}")
 _BASIC = re.compile(r"((?i:\bbasic)\s{1,4})(?=[a-z]*[A-Z0-9+/=])[\w+/=-]{6,}")  # not "basic authentication"
 
+_SIMPLE = frozenset({str, int, float, bool, type(None)})
+_MARKS = tuple(mark.encode() for mark in ("://", "\x7f", *_SECRET_MARKS))
+
 _ENCODER = msgspec.json.Encoder()
+
+
+def simple_line(head: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes | None:
+    """The line of fields that need no cleaning, which is nearly every line; None when one of them may need it.
+
+    It is short, of plain values and ASCII, and nothing in it looks like a secret or a URL.
+    """
+    if (
+        not OURS.isdisjoint(fields)
+        or "exc_info" in fields
+        or not all(type(item) in _SIMPLE for item in fields.values())
+    ):
+        return None
+    line = {**head, "message": fields.get("event", "")}
+    line |= {name: fields[name] for name in LEADING if name in fields}
+    line |= {name: value for name, value in fields.items() if name != "event" and name not in line}
+    try:
+        data = _ENCODER.encode(line)
+    except (OverflowError, ValueError):  # such as a lone surrogate
+        return None
+    lowered = data.lower()
+    for mark in _MARKS:
+        if mark in lowered:
+            return None
+    return data + b"\n" if len(data) < _LONGEST_SIMPLE and data.isascii() else None
 
 
 class Cleaner:

@@ -1,9 +1,9 @@
 """Every log record, ours and the libraries', as one JSON line on stdout and at Logdy.
 
-Ours come from `structlog.get_logger()`: a constant sentence, then fields. They travel through stdlib logging, where the
-records of uvicorn and other libraries join them, so one handler on the root logger makes every line:
+Ours come from `structlog.get_logger(__name__)`: a constant sentence, then fields. They do not pass stdlib logging,
+whose records cost more than the line; those of uvicorn and other libraries come from a handler on its root logger:
 
-    record → fields → `loglines`: cleaned, secrets masked, encoded, cut to 60 KiB → stdout, `logdy`
+    fields, or a record's → `loglines`: cleaned, secrets masked, encoded, cut to 60 KiB → stdout, `logdy`
 
 A field cannot pass for one that we set ourselves (timestamp, level, service, logger, message, exception), and logging
 raises nothing. Each process configures its own: `configure(service="balancer", ...)`, and `close()` at the end.
@@ -13,20 +13,22 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from comfy_shared.logdy import LogdySender
-from comfy_shared.loglines import LEADING, OURS, Cleaner, fit
+from comfy_shared.loglines import LEADING, OURS, Cleaner, fit, simple_line
 
 bound = structlog.contextvars.bound_contextvars  # with bound(task_id=..., attempt=...): every line inside carries these
 
-HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+ACCESS = "uvicorn.access"  # its logger of answers
 _CHATTY = ("httpx", "httpcore", "mcp")  # a line per call at INFO: of use only when debugging
 
 _RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -34,12 +36,62 @@ _RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
     "color_message",  # uvicorn's second form of the message, with terminal colours
     "websocket",  # websockets' connection object
 }  # fmt: skip
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+
+def _if_written(_: Any, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if _current is None or _LEVELS[method] < _current.level:
+        raise structlog.DropEvent
+    return fields
+
+
+def _as_they_are(_: Any, __: str, fields: structlog.typing.EventDict) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (fields,), {}
+
+
+class _Logger:
+    """What structlog hands the fields of a line to."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+
+    def debug(self, fields: dict[str, Any]) -> None:
+        _write("DEBUG", self._name, fields)
+
+    def info(self, fields: dict[str, Any]) -> None:
+        _write("INFO", self._name, fields)
+
+    def warning(self, fields: dict[str, Any]) -> None:
+        _write("WARNING", self._name, fields)
+
+    def error(self, fields: dict[str, Any]) -> None:
+        _write("ERROR", self._name, fields)
+
+    exception = error  # its fields have `exc_info`
+
+    def critical(self, fields: dict[str, Any]) -> None:
+        _write("CRITICAL", self._name, fields)
+
+
+def _write(level: str, name: str, fields: dict[str, Any]) -> None:
+    if _current is not None:
+        _current.write(time.time(), level, name, fields)
+
+
 # One list for every `configure`: a logger keeps that of its first call, and structlog's capture_logs changes it.
-_PROCESSORS: list[structlog.typing.Processor] = [
-    structlog.stdlib.filter_by_level,
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-]
+_PROCESSORS: list[structlog.typing.Processor] = [_if_written, structlog.contextvars.merge_contextvars, _as_they_are]
+
+
+_current: "_Handler | None" = None  # where lines of ours go
 
 
 class LogSystem:
@@ -50,6 +102,10 @@ class LogSystem:
 
     def close(self) -> None:
         """Sends what Logdy has not got yet, for at most a second, and stops logging. Closing twice is harmless."""
+        global _current
+        if _current is self._handler:
+            _current = None
+        logging.getLogger(ACCESS).propagate = self._handler.tells_requests
         logging.getLogger().removeHandler(self._handler)
         self._handler.close()
 
@@ -73,6 +129,7 @@ def configure(
     Raises:
         ValueError: there is no such level.
     """
+    global _current
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"unknown log level {level!r}")
@@ -83,26 +140,45 @@ def configure(
     sender = LogdySender(logdy_host, logdy_port, lines.dropped) if logdy_host else None
     handler = _Handler(lines, sender, number)
     root.addHandler(handler)
+    _current = handler
     root.setLevel(number)
-    _take_over_uvicorn()
+    handler.tells_requests = _take_over_uvicorn()
+    _leave_out_what_no_line_tells()
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET if number <= logging.DEBUG else logging.WARNING)
     structlog.configure(
         processors=_PROCESSORS,
         wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
     return LogSystem(handler)
 
 
-def _take_over_uvicorn() -> None:
-    """Its loggers have handlers of their own; one that has none was switched off on purpose (--no-access-log)."""
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+def _take_over_uvicorn() -> bool:
+    """Its loggers have handlers of their own. Of each answer our edge tells more than it can; whether it is to tell of
+    answers at all: not when the logger was switched off on purpose (--no-access-log)."""
+    for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         if logger.handlers:
             logger.handlers.clear()
             logger.propagate = True
+    access = logging.getLogger(ACCESS)
+    on = bool(access.handlers) or access.propagate
+    access.handlers.clear()
+    access.propagate = False
+    return on
+
+
+def tells_requests() -> bool:
+    """Whether each answer to a request is to have its line."""
+    return _current is not None and _current.tells_requests
+
+
+def _leave_out_what_no_line_tells() -> None:
+    """Where a record comes from: finding it out costs as much as the line (the logging module's own switches)."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
 
 
 class _Handler(logging.Handler):
@@ -110,21 +186,25 @@ class _Handler(logging.Handler):
 
     def __init__(self, lines: "Lines", sender: LogdySender | None, level: int) -> None:
         super().__init__(level)
+        self.tells_requests = False
         self._lines = lines
         self._sender = sender
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _is_health_check(record):
-            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-            if record.levelno < self.level:
-                return
+        self._put(self._lines.line(record))
+
+    def write(self, at: float, level: str, name: str, fields: dict[str, Any]) -> None:
+        """Writes a line of ours: `at` in seconds since 1970."""
+        self._put(self._lines.line_of(at, level, name, fields))
+
+    def _put(self, line: bytes) -> None:
         try:
-            line = self._lines.line(record)
             _write_stdout(line)
             if self._sender is not None:
                 self._sender.put(line)
         except Exception:  # such as no thread to be had in a forked child
-            self.handleError(record)
+            if logging.raiseExceptions:
+                traceback.print_exc()
 
     def close(self) -> None:
         super().close()
@@ -155,16 +235,26 @@ class Lines:
         self._static = dict(static)
 
     def line(self, record: logging.LogRecord) -> bytes:
+        """`line_of` a library's record."""
+        try:
+            fields = _fields(record)
+        except Exception as error:
+            return self._failed(record.created, record.name, error)
+        if record.exc_info:
+            fields.setdefault("exc_info", record.exc_info)
+        return self.line_of(record.created, record.levelname, record.name, fields)
+
+    def line_of(self, at: float, level: str, name: str, fields: Mapping[str, Any]) -> bytes:
         """One JSON object and a newline, at most 60 KiB. Never raises."""
         try:
-            return self._line(record)
-        except Exception as error:  # a log call must not break what it tells about
-            problem = {
-                "message": "A log record could not be written",
-                "action": "logs.failed",
-                "error": type(error).__name__,
-            }
-            return fit({**self._head(record.created, "ERROR", str(record.name)[:100]), **problem})
+            return self._line(self._head(at, level, name), {**self._static, **fields})
+        except Exception as error:
+            return self._failed(at, name, error)
+
+    def _failed(self, at: float, name: object, error: Exception) -> bytes:
+        """A log call must not break what it tells about."""
+        problem = {"message": "A log record could not be written", "action": "logs.failed"}
+        return fit({**self._head(at, "ERROR", str(name)[:100]), **problem, "error": type(error).__name__})
 
     def dropped(self, count: int) -> bytes:
         """The line that tells Logdy's readers what they miss."""
@@ -172,14 +262,15 @@ class Lines:
         return fit({**head, "message": "Log lines were dropped", "action": "logs.dropped", "count": count})
 
     def _head(self, created: float, level: str, logger: str) -> dict[str, Any]:
-        timestamp = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        timestamp = f"{_second(int(created))}.{int(created % 1 * 1000):03}Z"
         return {"timestamp": timestamp, "level": level, "service": self._service, "logger": logger}
 
-    def _line(self, record: logging.LogRecord) -> bytes:
+    def _line(self, line: dict[str, Any], fields: dict[str, Any]) -> bytes:
+        if simple := simple_line(line, fields):
+            return simple
         cleaner = Cleaner()
-        fields = {**self._static, **_fields(record)}
-        exception = _exception_text(fields.pop("exc_info", None) or record.exc_info)
-        line = self._head(record.created, record.levelname, cleaner.text(record.name))
+        exception = _exception_text(fields.pop("exc_info", None))
+        line["logger"] = cleaner.text(line["logger"])
         line["message"] = cleaner.value(fields.pop("event", ""))
         for name in LEADING:
             if name in fields:
@@ -194,10 +285,13 @@ class Lines:
         return fit(line)
 
 
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().removesuffix("+00:00")
+
+
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The fields of a record of ours, of uvicorn's, or of anybody's."""
-    if isinstance(record.msg, dict) and hasattr(record, "_logger"):
-        return dict(record.msg)
+    """The fields of a record of uvicorn's, or of anybody's."""
     fields = structlog.contextvars.get_contextvars()
     fields |= {name: value for name, value in record.__dict__.items() if name not in _RECORD_ATTRIBUTES}
     return fields | (_uvicorn_fields(record) or _message(record))
@@ -211,14 +305,10 @@ def _message(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _uvicorn_fields(record: logging.LogRecord) -> dict[str, Any] | None:
-    """What uvicorn says about one HTTP answer or websocket, without the query string: it may hold secrets."""
+    """What uvicorn says about one websocket, without the query string: it may hold secrets."""
     args = record.args
     if not isinstance(args, tuple):
         return None
-    if record.name == "uvicorn.access" and len(args) == 5:
-        client, method, target, _, status = args
-        named = {"event": "HTTP request answered", "action": "http.answered", "client": client, "method": method}
-        return {**named, "path": _path(target), "status": status}
     if record.name == "uvicorn.error" and len(args) >= 2 and '"WebSocket %s"' in str(record.msg):
         status = args[2] if len(args) > 2 else 101 if "[accepted]" in str(record.msg) else 403
         named = {"event": "WebSocket answered", "action": "websocket.answered", "client": args[0]}
@@ -228,17 +318,6 @@ def _uvicorn_fields(record: logging.LogRecord) -> dict[str, Any] | None:
 
 def _path(target: object) -> str:
     return str(target).partition("?")[0]
-
-
-def _is_health_check(record: logging.LogRecord) -> bool:
-    args = record.args
-    return (
-        record.name == "uvicorn.access"
-        and isinstance(args, tuple)
-        and len(args) == 5
-        and isinstance(args[2], str)
-        and _path(args[2]) in HEALTH_PATHS
-    )
 
 
 def _exception_text(exc_info: object) -> str:

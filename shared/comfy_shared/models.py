@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import msgspec
+from isal import isal_zlib
 
 from comfy_shared.errors import Damaged
 from comfy_shared.output_options import OutputOptions
@@ -19,7 +20,7 @@ from comfy_shared.output_options import OutputOptions
 Prompt = dict[str, dict[str, Any]]
 
 PRIORITY_LOWEST, PRIORITY_NORMAL, PRIORITY_HIGHEST = 0, 5, 9
-COMPRESS_FROM = 512  # bytes; below it zlib saves nothing worth a call
+COMPRESS_FROM = 512  # bytes; below it compressing saves nothing worth a call
 
 
 class Status(StrEnum):
@@ -284,7 +285,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(data: bytes) -> bytes:
     """Bytes for Redis: compressed when that pays. The first byte tells which."""
-    return b"z" + zlib.compress(data, 1) if len(data) >= COMPRESS_FROM else b"j" + data
+    return b"z" + isal_zlib.compress(data, 0) if len(data) >= COMPRESS_FROM else b"j" + data
 
 
 def unpack(data: bytes) -> bytes:

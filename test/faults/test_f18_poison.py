@@ -1,6 +1,7 @@
 """F18: a task that takes its instance down, among 100 good ones: given up after two instances, the good ones all
 done."""
 
+from test.cluster import answers, wait_until
 from test.faults.conftest import Start
 from test.scenario.story import slow_prompt
 
@@ -23,6 +24,8 @@ def test_the_poison_is_quarantined_and_the_good_complete(start: Start) -> None:
             instance.kill()  # as a node that crashes the process would
             oracle.wait_event(poison, "retrying" if attempt == 1 else "failed", attempt=attempt)
             instance.start()
+            url = oracle.system.comfyui_urls[taken_down[-1] - 1]
+            wait_until(lambda url=url: answers(f"{url}/system_stats"), "the instance is back")  # type: ignore[misc]
         oracle.wait_final()
     task = oracle.record(poison)
     assert task is not None

@@ -50,7 +50,7 @@ def _node(*, output: bool = False, **inputs: list[Any]) -> dict[str, Any]:
 
 
 OBJECT_INFO: dict[str, Any] = {
-    "EmptyImage": _node(width=["INT", {}], height=["INT", {}], batch_size=["INT", {}], color=["INT", {}]),
+    "EmptyImage": _node(width=["INT", {}], height=["INT", {}], batch_size=["INT", {}], color=["INT", {"min": 0}]),
     "ImageScale": _node(image=["IMAGE"], upscale_method=[["nearest-exact"]], width=["INT"], height=["INT"]),
     "ImageBlur": _node(image=["IMAGE"]),
     "LoadImage": _node(image=[["example.png"], {"image_upload": True}]),

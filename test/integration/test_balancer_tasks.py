@@ -1,13 +1,17 @@
 """The life of a task as a client of the balancer sees it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 from redis.asyncio import Redis
 
+from comfy_balancer.login.check import Credentials
+from comfy_shared.callers import Caller, Role
 from comfy_shared.files import open_store
 from comfy_shared.models import EventType, Progress, Status
 from comfy_shared.settings import SharedSettings
@@ -53,6 +57,39 @@ class TestSubmit:
         task = await balancer.submit({"prompt": PROMPT})
         assert task["workflow"] is None
         assert (await balancer.client.get(task["links"]["prompt"])).json() == PROMPT
+
+    async def test_a_prompt_like_one_before_is_accepted_as_it_is_and_no_other(self, balancer: Balancer) -> None:
+        """It is recognised, not checked whole; what an agent would refuse is refused all the same."""
+        await balancer.hand()
+        tries: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+            ({"color": 1}, {}, 202),
+            ({"color": 2}, {"labels": {"n": "1"}}, 202),
+            ({"color": 3}, {"timeout": 10**9}, 422),
+            ({"color": -1}, {}, 422),
+            ({"color": "many"}, {}, 422),
+            ({"color": 4}, {"require": {"pool": "none"}}, 422),
+            ({"color": 99, "width": 32}, {}, 202),
+        ]
+        for number, (inputs, options, status) in enumerate(tries):
+            graph = json.loads(json.dumps(PROMPT))
+            graph["1"]["inputs"] |= inputs
+            answer = await balancer.client.post(TASKS, json={"prompt": graph, **options})
+            assert answer.status_code == status, (number, answer.text)
+            if status == 202:
+                task = answer.json()
+                assert (await balancer.client.get(task["links"]["self"])).json() == task
+                assert (await balancer.client.get(task["links"]["prompt"])).json() == graph
+
+    async def test_who_may_not_go_first_may_not_with_a_known_prompt(
+        self, redis: Redis, settings: SharedSettings
+    ) -> None:
+        ann = mock.AsyncMock(return_value=Caller(owner="ann", role=Role.USER))
+        async with running(redis, settings, nodes_allowed_user="*") as balancer:
+            await balancer.hand()
+            with mock.patch.object(Credentials, "__call__", ann):
+                bodies = [{"prompt": PROMPT, "priority": priority} for priority in (5, 6, 0, 9)]
+                answers = [await balancer.client.post(TASKS, json=body) for body in bodies]
+        assert [answer.status_code for answer in answers] == [202, 422, 202, 422]
 
     async def test_a_batch_is_accepted_in_its_order(self, balancer: Balancer) -> None:
         bodies = [SMOKE | {"labels": {"n": str(number)}} for number in range(20)]

@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image
 from redis.asyncio import Redis
 
-from comfy_balancer.dependencies import _caller
+from comfy_balancer.login.check import Credentials
 from comfy_shared.callers import Caller, Role
 from comfy_shared.files import open_store
 from comfy_shared.models import EventType, Progress, TaskError
@@ -37,14 +38,11 @@ async def balancer(redis: Redis, settings: SharedSettings) -> AsyncIterator[Bala
 def asking(balancer: Balancer, owner: str, role: Role = Role.USER) -> Iterator[None]:
     """As if another had logged in."""
 
-    async def caller() -> Caller:
+    async def caller(*_: object) -> Caller:
         return Caller(owner=owner, role=role)
 
-    balancer.app.dependency_overrides[_caller] = caller
-    try:
+    with mock.patch.object(Credentials, "__call__", caller):
         yield
-    finally:
-        balancer.app.dependency_overrides.clear()
 
 
 async def state(balancer: Balancer, batch: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ So an id that a client chose leads to its task, and back, without any table.
 import re
 from uuid import UUID
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+from comfy_shared.ids import ALPHABET, encode
+
 VALUES = {character: value for value, character in enumerate(ALPHABET)}
 CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TASK_ID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}")
@@ -16,8 +17,7 @@ def task_id_of(prompt_id: str) -> str | None:
     """The task of a prompt id; None when it is no canonical lowercase UUID."""
     if not CANONICAL.fullmatch(prompt_id):
         return None
-    value = UUID(prompt_id).int
-    return "".join(ALPHABET[value >> 5 * place & 31] for place in range(25, -1, -1))
+    return encode(UUID(prompt_id).int)
 
 
 def prompt_id_of(task_id: str) -> str:

@@ -12,9 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
-
-from ulid import ULID
 
 from comfy_balancer.catalog import Fleet
 from comfy_balancer.checks import SHA256, file_inputs
@@ -31,6 +28,7 @@ from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.errors import ComfyError, FieldProblem, InvalidTask
 from comfy_shared.http.problems import MalformedBody
+from comfy_shared.ids import new_id
 from comfy_shared.models import Extra
 from comfy_shared.needs import Offer
 
@@ -120,7 +118,7 @@ def _number(given: Mapping[str, Any]) -> tuple[float, bool]:
 
 def _task_id(prompt_id: object) -> str:
     if prompt_id is None:
-        return task_id_of(str(UUID(int=int(ULID())))) or ""
+        return new_id()
     task_id = task_id_of(prompt_id) if isinstance(prompt_id, str) else None
     if task_id is None:
         text = "prompt_id must be a valid UUID"

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
-from ulid import ULID
 
 from comfy_balancer.checks import path_trick
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.errors import ComfyError, Damaged, NotFound, TooLarge
 from comfy_shared.files import FileStore
+from comfy_shared.ids import new_id
 from comfy_shared.keys import Keys
 from comfy_shared.models import decode
 from comfy_shared.store import border
@@ -90,7 +90,7 @@ class UserData:
             raise TooLarge(f"There are {MOST_FILES} files; no more are kept.")
         now = time.time()
         folder = hashlib.sha256(owner.encode()).hexdigest()[:32]
-        key = f"userdata/{folder}/{str(ULID()).lower()}"
+        key = f"userdata/{folder}/{new_id()}"
         await self._files.put(key, data)
         file = StoredFile(key=key, size=len(data), modified=now, created=before.created if before else now)
         await self._note(owner, path, file)

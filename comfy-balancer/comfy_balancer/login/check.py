@@ -15,7 +15,6 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from comfy_balancer.login.api_keys import ApiKeys
@@ -24,6 +23,7 @@ from comfy_balancer.login.tickets import Tickets
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.http.login import Gate, LogInRefused, Operator, basic, unauthorized
+from comfy_shared.http.middleware import header, headers_of
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})
 READING = frozenset({"GET", "HEAD"})
@@ -46,8 +46,7 @@ class Credentials:
         if self._on_open_port(scope):
             return self._of_open_port(scope)
         self._gate.check_way(scope)
-        headers = Headers(scope=scope)
-        authorization, api_keys = headers.getlist("authorization"), headers.getlist("x-api-key")
+        authorization, api_keys = headers_of(scope, b"authorization"), headers_of(scope, b"x-api-key")
         ticket = _take_ticket(scope)
         signed = not ticket and b"signature=" in scope.get("query_string", b"") and _reads(scope)
         if not authorization and not api_keys and not ticket and not signed:
@@ -87,7 +86,7 @@ class Credentials:
         return wished in WILDCARDS or host == wished or (wished == "localhost" and host in ("127.0.0.1", "::1"))
 
     def _of_open_port(self, scope: Scope) -> Caller:
-        name = _host_name(Headers(scope=scope).get("host", ""))
+        name = _host_name(header(scope, b"host"))
         if name not in self._our_names and not _is_address(name):
             detail = "This port takes only addresses and this machine's own names as Host."
             raise LogInRefused(403, "foreign-host", detail)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import structlog
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.types import Scope
 
 from comfy_balancer.authoring import author, graphs_in, graphs_in_picture
@@ -26,7 +26,7 @@ from comfy_balancer.workflow_schemas import (
 )
 from comfy_balancer.workflow_views import workflow_url, workflow_view
 from comfy_shared.errors import TooLarge
-from comfy_shared.http.middleware import BodyRule
+from comfy_shared.http.middleware import BodyRule, header
 from comfy_shared.http.problems import invalid
 from comfy_shared.needs import nearest
 from comfy_shared.workflows.pictures import Graphs, is_picture
@@ -45,10 +45,10 @@ def picture_limit(settings: BalancerSettings) -> int:
 
 def picture_rule(settings: BalancerSettings, scope: Scope) -> BodyRule | None:
     """This one call also takes a picture as its body."""
-    kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-    if scope["path"] == "/api/v1/workflows" and kind in PICTURE_TYPES:
-        return BodyRule(limit=picture_limit(settings))
-    return None
+    if scope["path"] != "/api/v1/workflows":
+        return None
+    kind = header(scope, b"content-type").partition(";")[0].strip().lower()
+    return BodyRule(limit=picture_limit(settings)) if kind in PICTURE_TYPES else None
 
 
 FORM: dict[str, Any] = {

@@ -14,13 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from comfy_shared.callers import Caller, Role
 from comfy_shared.errors import Unavailable
 from comfy_shared.guesses import GuessLimit
-from comfy_shared.http.middleware import refuse
+from comfy_shared.http.middleware import headers_of, refuse
 from comfy_shared.http.peers import Peers
 from comfy_shared.http.problems import RETRY_AFTER
 from comfy_shared.settings import SharedSettings
@@ -140,7 +139,7 @@ class OperatorLogIn:
     async def __call__(self, scope: Scope) -> Caller:
         """Raises LogInRefused."""
         self._gate.check_way(scope)
-        headers = Headers(scope=scope).getlist("authorization")
+        headers = headers_of(scope, b"authorization")
         if headers:
             await self._gate.check_guesses(scope)
         user, password = basic(headers[0]) if len(headers) == 1 else (b"", b"")

@@ -1,6 +1,6 @@
 """What every request passes before a route sees it, outermost first; pure ASGI, so that streaming stays streaming.
 
-    RequestContext   request id, the door's shape, security headers, unexpected errors → 500
+    RequestContext   request id, the door's shape, security headers, a log line, unexpected errors → 500
     HeaderLimit      headers over 16 KiB → 431
     LogIn            everything but the health routes needs the log-in → 401 (in `login`)
     Origin           a foreign page may not write nor open a websocket → 403
@@ -10,30 +10,44 @@ Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: 
 """
 
 import re
-from collections.abc import Callable, Container
+import secrets
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from comfy_shared.errors import TooLarge
 from comfy_shared.http.doors import Shapes, find_shape, refusal
+from comfy_shared.logs import tells_requests
 
 log = structlog.get_logger(__name__)
 
 HEADER_LIMIT = 16 * 1024  # bytes of all names and values
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """The values of a header, as often as it is there. Every request passes here: no object is made of its headers."""
+    return [value.decode("latin-1") for known, value in scope["headers"] if known == name]
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The first value of a header; empty when it is not there."""
+    for known, value in scope["headers"]:
+        if known == name:
+            return str(value, "latin-1")
+    return ""
 
 
 async def refuse(
@@ -71,33 +85,46 @@ class RequestContext:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        wished = Headers(scope=scope).get("x-request-id", "")
-        request_id = wished if REQUEST_ID.fullmatch(wished) else str(ULID()).lower()
+        wished = header(scope, b"x-request-id")
+        request_id = wished if REQUEST_ID.fullmatch(wished) else secrets.token_hex(13)
         scope.setdefault("state", {}).update(request_id=request_id, shape=find_shape(self._shapes, scope["path"]))
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's own asyncio task
         started = False
 
         async def named(message: Message) -> None:
             nonlocal started
             if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
                 started = True
-                headers = MutableHeaders(raw=list(message.get("headers", [])))
-                headers["X-Request-ID"] = request_id
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                message = {**message, "headers": headers.raw}
+                if scope["type"] == "http" and tells_requests() and not scope["state"].get("told"):
+                    _tell(scope, message["status"])
+                message = {**message, "headers": _with_ours(message.get("headers", ()), request_id)}
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, named)
-            except ClientDisconnect:
-                log.info("The client went away", action="http.disconnected")
-            except Exception:
-                if started:
-                    raise  # the server breaks the connection, so that nobody takes the part for the whole, and logs
-                log.exception("Request failed unexpectedly", action="http.failed")
-                detail = "Something went wrong here; the log has it under this request id."
-                await refuse(scope, receive, named, 500, "internal", detail)
+        try:
+            await self.app(scope, receive, named)
+        except ClientDisconnect:
+            log.info("The client went away", action="http.disconnected")
+        except Exception:
+            if started:
+                raise  # the server breaks the connection, so that nobody takes the part for the whole, and logs
+            log.exception("Request failed unexpectedly", action="http.failed")
+            detail = "Something went wrong here; the log has it under this request id."
+            await refuse(scope, receive, named, 500, "internal", detail)
+
+
+def _tell(scope: Scope, status: int) -> None:
+    """Without the query string: it may hold secrets."""
+    tell = log.debug if scope["path"] in HEALTH_PATHS else log.info
+    client = ":".join(str(part) for part in scope.get("client") or ())
+    fields = {"client": client, "method": scope["method"], "path": scope["path"], "status": status}
+    tell("HTTP request answered", action="http.answered", **fields)
+
+
+def _with_ours(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    kept = [pair for pair in headers if pair[0] != b"x-request-id"]
+    names = {name for name, _ in kept}
+    kept.append((b"x-request-id", request_id.encode()))
+    return kept + [pair for pair in SECURITY_HEADERS if pair[0] not in names]
 
 
 class HeaderLimit:
@@ -121,15 +148,17 @@ class Origin:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in SAFE_METHODS):
-            headers = Headers(scope=scope)
-            if headers.get("sec-fetch-site") == "cross-site" or not all(
-                _same(origin, headers.get("host", "")) for origin in headers.getlist("origin")
-            ):
-                detail = "A page of another origin may not do this."
-                await refuse(scope, receive, send, 403, "foreign-origin", detail)
-                return
+        writes = scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in SAFE_METHODS)
+        if writes and _foreign(scope):
+            await refuse(scope, receive, send, 403, "foreign-origin", "A page of another origin may not do this.")
+            return
         await self.app(scope, receive, send)
+
+
+def _foreign(scope: Scope) -> bool:
+    if header(scope, b"sec-fetch-site") == "cross-site":
+        return True
+    return not all(_same(origin, header(scope, b"host")) for origin in headers_of(scope, b"origin"))
 
 
 def _same(origin: str, host: str) -> bool:
@@ -179,14 +208,14 @@ class Body:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        has_body = length not in ("", "0") or "transfer-encoding" in headers
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        length, told = header(scope, b"content-length"), header(scope, b"content-type")
+        has_body = length not in ("", "0") or len(headers_of(scope, b"transfer-encoding")) > 0
+        kind = told.partition(";")[0].strip().lower()
         rule = self._rule_of(scope)
         if scope["method"] not in SAFE_METHODS and (has_body or kind):
             takes_files = scope["path"] in self._form_paths if rule is None else rule.form_limit > 0
-            detail = _misfit(headers, kind, takes_files=takes_files, any_type=rule is not None)
+            encoding = header(scope, b"content-encoding") or "identity"
+            detail = _misfit(told, encoding, kind, takes_files=takes_files, any_type=rule is not None)
             if detail:
                 await refuse(scope, receive, send, 415, "wrong-media-type", detail)
                 return
@@ -214,9 +243,9 @@ def _counted(receive: Receive, limit: int, message: str) -> Receive:
     return counting
 
 
-def _misfit(headers: Headers, kind: str, *, takes_files: bool, any_type: bool) -> str | None:
+def _misfit(told: str, encoding: str, kind: str, *, takes_files: bool, any_type: bool) -> str | None:
     """Why this body is not taken."""
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if encoding.lower() != "identity":
         return "A compressed body is not taken."
     if kind == "multipart/form-data":
         return None if takes_files else "Files are not taken here; send application/json."
@@ -224,7 +253,7 @@ def _misfit(headers: Headers, kind: str, *, takes_files: bool, any_type: bool) -
         return None
     if kind != "application/json":
         return "The Content-Type must be application/json" + (" or multipart/form-data." if takes_files else ".")
-    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", headers["content-type"], re.IGNORECASE)
+    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", told, re.IGNORECASE)
     if charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii"):
         return "JSON is UTF-8."
     return None

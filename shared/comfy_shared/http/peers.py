@@ -5,6 +5,7 @@ a trusted proxy; from anybody else it is a claim. Of several entries the last on
 the first ones are the client's own invention.
 """
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
@@ -37,7 +38,7 @@ class Peers:
                 peer = found
                 if not self._trusts(found):
                     break
-        return str(IPv6Network((peer, IPV6_HOME), strict=False)) if peer.version == 6 else str(peer)
+        return _shown(peer)
 
     def in_clear(self, scope: Scope) -> bool:
         """Whether somebody on the way could read the request: no TLS, not from this machine, not from a trusted proxy,
@@ -54,11 +55,17 @@ class Peers:
         return any(address in network for network in self._trusted)
 
 
+@lru_cache(maxsize=1024)
+def _shown(peer: IPv4Address | IPv6Address) -> str:
+    return str(IPv6Network((peer, IPV6_HOME), strict=False)) if peer.version == 6 else str(peer)
+
+
 def _peer(scope: Scope) -> IPv4Address | IPv6Address | None:
     client = scope.get("client")
     return _address(client[0]) if client else None
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """An address as it stands in a header: with or without a port or a zone; None when it is none."""
     text = text.strip().partition("%")[0]
