@@ -1,9 +1,30 @@
-"""What a submit wrote, as the record that a reader would find. Pure."""
+"""What goes with a submit, and what comes of it: the record that a reader would find. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from comfy_shared.batches import Batch
 from comfy_shared.claims import Submitted
-from comfy_shared.models import NewTask, Status, Task
+from comfy_shared.models import Extra, NewTask, Status, Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """The answer to a submit."""
+
+    tasks: tuple[Task, ...]  # in the order of the call
+    replayed: bool  # an earlier call with the same key had been accepted
+    batch: str = ""  # id of the batch that they are; empty: one task alone
+    fresh: Batch | None = None  # that batch as it was accepted; None when it was before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What another door than REST decides about a task itself."""
+
+    task_id: str = ""  # empty: made here
+    extra: Extra | None = None
+    front: bool = False  # before the caller's own that wait in the same lane
 
 
 def as_tasks(tasks: Sequence[NewTask], submitted: Submitted, batch: str) -> tuple[Task, ...]:

@@ -16,9 +16,12 @@ from typing import Any
 import msgspec
 
 from comfy_balancer.checks import file_inputs, names_file, path_trick
+from comfy_balancer.drafts import Draft, check_fields
 from comfy_balancer.linked_names import links_to_names
 from comfy_balancer.schemas import TaskRequest
-from comfy_shared.models import Needs, Prompt
+from comfy_balancer.settings import BalancerSettings
+from comfy_shared.callers import Caller
+from comfy_shared.models import PRIORITY_NORMAL, Needs, Prompt
 from comfy_shared.needs import Offer, is_upload, needs_of
 from comfy_shared.workflows.values import INTEGER_HIGHEST, INTEGER_LOWEST
 
@@ -55,12 +58,20 @@ def read_raw(body: bytes) -> RawRequest | None:
     return request if plain else None
 
 
+def may_wish(request: RawRequest, who: Caller, settings: BalancerSettings) -> bool:
+    """Whether there is nothing to say against what the request wishes besides its graph."""
+    return (request.priority <= PRIORITY_NORMAL or who.is_admin) and not check_fields(request, settings)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognised:
     """A graph that needs no more checks."""
 
     prompt: bytes  # as it is stored: each node decoded and encoded again
     needs: Needs
+
+    def draft(self, request: RawRequest) -> Draft:
+        return Draft(request=request, prompt=self.prompt, needs=self.needs, parameters={}, workflow=None, slots=())
 
 
 class Recognizer:

@@ -16,25 +16,25 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from comfy_balancer.accepted import as_tasks
+from comfy_balancer.accepted import Accepted, Given, as_tasks
 from comfy_balancer.catalog import Catalog, Fleet, Release
 from comfy_balancer.decoding import decode_body
-from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, check_fields, draft
+from comfy_balancer.drafts import DoorRequest, Draft, Surroundings, draft
 from comfy_balancer.eligibility import hindrances, read_needs
 from comfy_balancer.node_policy import NodePolicy
-from comfy_balancer.recognition import RawRequest, Recognised, Recognizer, read_raw
+from comfy_balancer.recognition import Recognizer, may_wish, read_raw
 from comfy_balancer.references import Found, References, references_of, stand_ins, with_files
 from comfy_balancer.schemas import CheckView, TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_balancer.sweeps import Point, distinct, expand, new_batch, new_ids, weigh
 from comfy_balancer.uploads import Upload
-from comfy_shared.batches import Batch, NewBatch
+from comfy_shared.batches import NewBatch
 from comfy_shared.callers import Caller, Role
 from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
-from comfy_shared.models import PRIORITY_NORMAL, Event, Extra, InputFile, Needs, NewTask, Prompt, Task, decode
+from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
 from comfy_shared.queue import Queue
@@ -51,31 +51,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """The answer to a submit."""
-
-    tasks: tuple[Task, ...]  # in the order of the call
-    replayed: bool  # an earlier call with the same key had been accepted
-    batch: str = ""  # id of the batch that they are; empty: one task alone
-    fresh: Batch | None = None  # that batch as it was accepted; None when it was before
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
     """Tasks that can be accepted."""
 
     drafts: Sequence[Draft]
     uploads: Sequence[Upload]  # not stored yet
     files: Found
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
-    """What another door than REST decides about a task itself."""
-
-    task_id: str = ""  # empty: made here
-    extra: Extra | None = None
-    front: bool = False  # before the caller's own that wait in the same lane
 
 
 class TaskService:
@@ -125,8 +106,8 @@ class TaskService:
         raw = read_raw(body)
         offers = await self._fleet.offers() if raw else []
         recognizer = self._recognizers[who.role]
-        if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and _may(raw, who, self._settings):
-            ready = Ready(drafts=[_known_draft(raw, known)], uploads=(), files={})
+        if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and may_wish(raw, who, self._settings):
+            ready = Ready(drafts=[known.draft(raw)], uploads=(), files={})
             return await self._enqueue(self._new_tasks(ready, who.owner, Given()))
         request = decode_body(body, TaskRequest, values_limit=self._settings.values_limit)
         accepted = await self.submit(request, who)
@@ -391,15 +372,6 @@ def _check_priorities(requests: Sequence[TaskRequest], who: Caller, *, batch: bo
             field = f"tasks.{index}.priority" if batch else "priority"
             message = f"above {PRIORITY_NORMAL} is for the role admin"
             raise invalid(field, message, limits={"maximum": PRIORITY_NORMAL})
-
-
-def _may(request: RawRequest, who: Caller, settings: BalancerSettings) -> bool:
-    """Whether there is nothing to say against what the request wishes besides its graph."""
-    return (request.priority <= PRIORITY_NORMAL or who.is_admin) and not check_fields(request, settings)
-
-
-def _known_draft(request: RawRequest, known: Recognised) -> Draft:
-    return Draft(request=request, prompt=known.prompt, needs=known.needs, parameters={}, workflow=None, slots=())
 
 
 def _heavy(requests: Sequence[TaskRequest]) -> bool:

@@ -45,6 +45,8 @@ _BEARER = re.compile(r"((?i:\bbearer)\s{1,4})[\w.~+/=-]{6,}")
 _BASIC = re.compile(r"((?i:\bbasic)\s{1,4})(?=[a-z]*[A-Z0-9+/=])[\w+/=-]{6,}")  # not "basic authentication"
 
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
+_NAMES = frozenset({str})
+_TAKEN = OURS | {"exc_info"}
 _MARKS = tuple(mark.encode() for mark in ("://", "\x7f", *_SECRET_MARKS))
 
 _ENCODER = msgspec.json.Encoder()
@@ -55,15 +57,16 @@ def simple_line(head: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes | N
 
     It is short, of plain values and ASCII, and nothing in it looks like a secret or a URL.
     """
-    if (
-        not OURS.isdisjoint(fields)
-        or "exc_info" in fields
-        or not all(type(item) in _SIMPLE for item in fields.values())
-    ):
+    if not _SIMPLE.issuperset(map(type, fields.values())) or not _TAKEN.isdisjoint(fields):
+        return None
+    if not _NAMES.issuperset(map(type, fields)) or max(map(len, fields), default=0) >= _LONGEST_KEY:
         return None
     line = {**head, "message": fields.get("event", "")}
-    line |= {name: fields[name] for name in LEADING if name in fields}
-    line |= {name: value for name, value in fields.items() if name != "event" and name not in line}
+    for name in LEADING:
+        if name in fields:
+            line[name] = fields[name]
+    line.update(fields)
+    line.pop("event", None)
     try:
         data = _ENCODER.encode(line)
     except (OverflowError, ValueError):  # such as a lone surrogate

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from comfy_balancer.accepted import Accepted
 from comfy_balancer.assets import Asset
 from comfy_balancer.comfy_v2.bodies import Submission, level_of
 from comfy_balancer.comfy_v2.errors import Refusal, invalid_request
@@ -15,7 +16,7 @@ from comfy_balancer.comfyui_api.names import Names
 from comfy_balancer.dependencies import Resources
 from comfy_balancer.drafts import DoorRequest
 from comfy_balancer.references import NOT_STORED
-from comfy_balancer.service import KEY, Accepted
+from comfy_balancer.service import KEY
 from comfy_balancer.uploads import STORED, Kind
 from comfy_shared.callers import Caller
 from comfy_shared.errors import FieldProblem, IdempotencyConflict, InvalidTask, NotFound, Refused

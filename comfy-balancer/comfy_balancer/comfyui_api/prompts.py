@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfy_balancer.accepted import Given
 from comfy_balancer.catalog import Fleet
 from comfy_balancer.checks import SHA256, file_inputs
 from comfy_balancer.comfyui_api.definitions import Classes, Merger
@@ -23,7 +24,7 @@ from comfy_balancer.comfyui_api.validation import NO_OUTPUTS, NO_PROMPT, Verdict
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.eligibility import different
 from comfy_balancer.schemas import TaskRequest
-from comfy_balancer.service import Given, TaskService
+from comfy_balancer.service import TaskService
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
 from comfy_shared.errors import ComfyError, FieldProblem, InvalidTask

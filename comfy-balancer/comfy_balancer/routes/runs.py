@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from comfy_balancer.accepted import Accepted
 from comfy_balancer.batch_schemas import BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
 from comfy_balancer.openapi import either
 from comfy_balancer.routes.tasks import Hold, Wait, answered, as_labels
 from comfy_balancer.schemas import TaskRequest, TaskView
-from comfy_balancer.service import Accepted
 from comfy_balancer.typed_routes import TAG, values_of
 from comfy_balancer.uploads import read_form
 from comfy_balancer.validation import placed

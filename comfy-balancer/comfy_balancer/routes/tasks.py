@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Message, Receive, Scope, Send
 
 from comfy_balancer import views
+from comfy_balancer.accepted import Accepted
 from comfy_balancer.batch_schemas import SWEEP, BatchRequest, BatchView
 from comfy_balancer.decoding import decode_body
 from comfy_balancer.dependencies import Here, IdempotencyKey, Json, Resources, Who
@@ -23,7 +24,6 @@ from comfy_balancer.schemas import (
     TaskRequest,
     TaskView,
 )
-from comfy_balancer.service import Accepted
 from comfy_balancer.uploads import read_form
 from comfy_shared.callers import Caller
 from comfy_shared.http.problems import invalid
