@@ -9,21 +9,21 @@ passed in KEYS.
 |---|---|---|---|
 | clock | string: ms added to TIME | only tests | tests |
 | sequence | string: counter | permanent | submit |
-| queue | zset: task → order | while tasks wait | submit, claim, settle, cancel, retry, sweep |
+| queue | zset: task → order | while tasks wait | submit, claim, give_back, cancel, retry, sweep |
 | lanes | zset: lane → order of its head | while tasks wait | the same |
 | lane:LANE | zset: task → order | while tasks wait | the same |
 | turn:LANE:OWNER | zset: task → order, of one owner | while tasks wait | the same |
 | owners:LANE | hash: owner → tasks that wait in the lane | while tasks wait | the same |
-| waiting, working | hash: owner → tasks that wait, that run | while there are any | the same |
-| usage | hash: owner → GPU ms lately and when that was | permanent | settle, cancel |
+| waiting, working | hash: owner → tasks that wait, that run | while there are any | the same, settle |
+| usage | hash: owner → GPU ms lately and when that was | permanent | settle, give_back, cancel |
 | reuse:FINGERPRINT | string: the task that renders, or rendered, this prompt | retention | submit, settle, cancel |
 | followers:ID | set: tasks that wait for this one's result | while it waits or runs | the same |
 | output-uses | hash: task → others that name its files | while any does | the same, purge |
-| assigned:AGENT | zset: task → order, bound early to the agent | while tasks wait | submit, settle, sweep |
+| assigned:AGENT | zset: task → order, bound early to the agent | while tasks wait | submit, give_back, sweep |
 | rotation | string: counter of such bindings | permanent | the same |
 | vram | zset: agent → bytes of VRAM | as agent:ID | register |
 | needs:LANE | string: JSON of Needs | while tasks wait, then 30 days | submit, retry, claim |
-| leases | zset: task → expiry | while tasks run | claim, renew, adopt, settle, cancel, sweep |
+| leases | zset: task → expiry | while tasks run | claim, renew, adopt, settle, give_back, cancel, sweep |
 | task:ID | hash | until settled, then retention | every transition |
 | story:ID | list: the task's events, a line each | as task:ID | every transition |
 | events | stream: all events, capped | permanent | every transition |
@@ -35,7 +35,7 @@ passed in KEYS.
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
 | agent:ID | hash: record, session | `agent_retention` after the last heartbeat | register, heartbeat |
 | verdicts:ID | hash: lane → 1 can, 0 cannot | as agent:ID | claim, register |
-| held:ID | hash: task that the agent holds → prompt id | while it holds any | claim, settle, cancel, sweep |
+| held:ID | hash: task that the agent holds → prompt id | while it holds any | claim, settle, give_back, cancel, sweep |
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |
@@ -52,7 +52,7 @@ passed in KEYS.
 | userdata:OWNER | hash: path → where its content is, size, times | until the owner deletes it | ComfyUI clients |
 | settings:OWNER | hash: setting → JSON | until the owner deletes it | ComfyUI clients |
 | damaged | zset: key or task → found | permanent, capped at 1,000 | claim, sweep |
-| memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle |
+| memory:ID | hash: lanes in the instance's memory, last used first; … | a day after use | claim, settle, give_back |
 | servers:LANE | set: agents that hold the lane in memory | a day after use | claim, register, sweep |
 | stats:LANE, stats:all | hash: averages of a run, and of one with its load | 30 days after use | settle |
 | policy | string: the policy's name; lane when absent | permanent | set_policy |

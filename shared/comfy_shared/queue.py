@@ -167,7 +167,7 @@ class Queue:
             )
         word, *rest = cast("list[Any]", reply)
         if word == b"claimed":
-            return _attempt(rest, session)
+            return _attempt(rest[0], session)
         if word == b"lanes":
             pairs = zip(rest[::2], rest[1::2], strict=True)
             return UnknownLanes(needs={lane.decode(): _needs(raw) for lane, raw in pairs})
@@ -242,29 +242,29 @@ class Queue:
 
     async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
         """Ends the task as failed. Raises LeaseLost when the attempt no longer holds it."""
-        await self._settle(attempt, "fail", error=error)
+        await self._settle(attempt, "fail", problem=encode(error))
 
     async def try_again(self, attempt: Attempt, error: TaskError) -> Status:
         """Ends the attempt; the task waits again, or failed for good when its attempts are used up (the status
         tells)."""
-        return await self._settle(attempt, "retry", error=error)
+        return await self._give_back(attempt, "retry", error)
 
     async def release(self, attempt: Attempt, reason: str) -> None:
         """Gives the task back unrun; this costs no attempt."""
-        await self._settle(attempt, "release", error=TaskError(code="released", message=reason))
+        await self._give_back(attempt, "release", TaskError(code="released", message=reason))
 
     async def _settle(
         self,
         attempt: Attempt | BrokenAttempt,
         outcome: str,
         *,
-        error: TaskError | None = None,
+        problem: bytes = b"{}",
         outputs: bytes = b"[]",
         told: bytes = b"\x90",
         progress: bytes = b"",
         shown: bytes = b"",
         measured: tuple[int, str] = (0, ""),
-    ) -> Status:
+    ) -> None:
         with border():
             reply = await scripts.SETTLE(
                 self._batcher,
@@ -273,14 +273,29 @@ class Queue:
                 attempt=attempt.number,
                 session=attempt.session,
                 outcome=outcome,
-                code=error.code if error else "",
-                problem=encode(error) if error else b"{}",
+                problem=problem,
                 outputs=outputs,
                 told=told,
                 progress=progress,
                 shown=shown,
                 gpu_ms=measured[0],
                 cold=measured[1],
+                retention_ms=self.retention_ms,
+            )
+        if reply == b"stale":
+            raise LeaseLost
+
+    async def _give_back(self, attempt: Attempt, outcome: str, error: TaskError) -> Status:
+        with border():
+            reply = await scripts.GIVE_BACK(
+                self._batcher,
+                self.keys,
+                id=attempt.id,
+                attempt=attempt.number,
+                session=attempt.session,
+                outcome=outcome,
+                code=error.code,
+                problem=encode(error),
                 avoid_ms=self.avoid_ms,
                 retention_ms=self.retention_ms,
             )
@@ -306,7 +321,7 @@ class Queue:
                 lease_ms=self.lease_ms,
             )
         word, *rest = cast("list[Any]", reply)
-        return _attempt(rest, session) if word == b"adopted" else None
+        return _attempt(rest[0], session) if word == b"adopted" else None
 
     async def cancel(self, task_id: str) -> None:
         """Cancels a pending or running task; canceling a canceled one is fine.
@@ -423,14 +438,14 @@ def _packed(task: NewTask) -> dict[str, Any]:
         "id": task.id,
         "owner": task.owner,
         "lane": task.lane,
-        "priority": task.priority,
-        "max_attempts": task.max_attempts,
-        "timeout": task.timeout,
+        "priority": str(task.priority),  # as text: numbers are slow to print in Lua
+        "max_attempts": str(task.max_attempts),
+        "timeout": f"{task.timeout:.17g}",
     }
     if task.workflow:
         fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
     if task.workflow_version:
-        fields["workflow_version"] = task.workflow_version
+        fields["workflow_version"] = str(task.workflow_version)
     if task.parameters:
         fields["parameters"] = text(task.parameters)
     if task.labels:

@@ -2,11 +2,13 @@
 it with.
 
 A header names KEYS and ARGV; the loader binds those names as locals before the file's own lines, so nobody counts
-indexes. `USES` puts parts
-from `lua/lib` in front, each of which says which names it NEEDS. `REST` names a function for the values that follow
-the named ones. A name in KEYS is an attribute of `Keys`, or is
-given by the caller for
-the keys of one task or agent.
+indexes. `USES` puts parts from `lua/lib` in front, each of which says which names it NEEDS. `REST` names a function for
+the values that follow the named ones. A name in KEYS is an attribute of `Keys`, or is given by the caller for the keys
+of one task or agent.
+
+Redis runs the whole text at each call, so what stands there costs time whether it is called or not. Of a part only
+those definitions are put in front that the script needs, itself or through another. And all of it is the body of one
+function: to make a function is slow in proportion to the locals beside it, and so the keys are not beside it.
 """
 
 import re
@@ -31,24 +33,28 @@ class Script:
     def __init__(self, name: str, *, args: tuple[str, ...], extra_keys: tuple[str, ...] = ()) -> None:
         body = _read(f"{name}.lua")
         self.name = name
-        self.keys = _names(body, "KEYS")
         self.args = _names(body, "ARGV")
         self.extra_keys = extra_keys
         if self.args != args:
             raise ValueError(f"{name}.lua takes ARGV {self.args}, Python gives {args}")
-        unknown = set(self.keys) - set(vars(Keys())) - set(extra_keys)
+        unknown = set(_names(body, "KEYS")) - set(vars(Keys())) - set(extra_keys)
         if unknown:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
+        code = "\n".join([*needed(self._parts(body), body), body])
+        used = _words(code)
+        self.keys = tuple(key for key in _names(body, "KEYS") if key in used)
         head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
         head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
-        self.text = "\n".join([*head, *self._parts(body), body])
+        self.text = "\n".join([*head, "return (function()", code, "end)()"])
         self._sha: str | None = None
+        self._extras = [(at, key) for at, key in enumerate(self.keys) if key in extra_keys]
+        self._resolved: tuple[Keys, list[str]] | None = None  # those of the last caller, who is nearly always the next
 
     def _parts(self, body: str) -> list[str]:
         parts = []
         for part in _names(body, "USES"):
             text = _read(f"lib/{part}.lua")
-            missing = set(_names(text, "NEEDS")) - set(self.keys)
+            missing = set(_names(text, "NEEDS")) - set(_names(body, "KEYS"))
             if missing:
                 raise ValueError(f"{self.name}.lua uses {part} and lacks its KEYS {sorted(missing)}")
             parts.append(text)
@@ -63,8 +69,9 @@ class Script:
         **args: Argument,
     ) -> object:
         """Runs the step in one round trip (two the first time a Redis sees it)."""
-        given = extra_keys or {}
-        names = [given[name] if name in given else getattr(keys, name) for name in self.keys]
+        names = self._names_of(keys)
+        for at, name in self._extras:
+            names[at] = (extra_keys or {})[name]
         values = [*(args[name] for name in self.args), *rest]
         if self._sha is None:
             self._sha = await redis.script_load(self.text)
@@ -72,6 +79,12 @@ class Script:
             return await redis.call("EVALSHA", self._sha, len(names), *names, *values)
         except NoScriptError:  # Redis came back empty
             return await redis.call("EVAL", self.text, len(names), *names, *values)
+
+    def _names_of(self, keys: Keys) -> list[str]:
+        """What the keys are called there; those that the caller gives are still empty."""
+        if self._resolved is None or self._resolved[0] is not keys:
+            self._resolved = keys, [getattr(keys, key, "") for key in self.keys]
+        return self._resolved[1].copy()
 
 
 def _read(file: str) -> str:
@@ -81,6 +94,30 @@ def _read(file: str) -> str:
 def _names(text: str, head: str) -> tuple[str, ...]:
     match = re.search(rf"^-- {head}:(.*)$", text, re.MULTILINE)
     return tuple(match.group(1).split()) if match else ()
+
+
+def needed(parts: Sequence[str], body: str) -> list[str]:
+    """Of the definitions in `parts`, in their order, those that `body` names, itself or through another.
+
+    A definition starts at a `local` at the begin of a line and goes on until the next.
+    """
+    found: list[str] = []
+    named = _words(body)
+    for definition in reversed([each for part in parts for each in re.split(r"^(?=local )", part, flags=re.MULTILINE)]):
+        if named & defined(definition):
+            found.append(definition.rstrip())
+            named |= _words(definition)
+    return found[::-1]
+
+
+def defined(definition: str) -> set[str]:
+    """The names that it makes."""
+    names = re.match(r"local (?:function )?(\w+(?:, \w+)*)", definition)
+    return set(names[1].split(", ")) if names else set()
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
 
 
 def _bind(table: str, names: tuple[str, ...]) -> str:
@@ -100,21 +137,12 @@ REPORT = Script("report", args=("id", "attempt", "session", "kind", "progress", 
 SETTLE = Script(
     "settle",
     args=(
-        "id",
-        "attempt",
-        "session",
-        "outcome",
-        "code",
-        "problem",
-        "outputs",
-        "told",
-        "progress",
-        "shown",
-        "gpu_ms",
-        "cold",
-        "avoid_ms",
+        "id", "attempt", "session", "outcome", "problem", "outputs", "told", "progress", "shown", "gpu_ms", "cold",
         "retention_ms",
     ),
+)  # fmt: skip
+GIVE_BACK = Script(
+    "give_back", args=("id", "attempt", "session", "outcome", "code", "problem", "avoid_ms", "retention_ms")
 )
 ADOPT = Script("adopt", args=("id", "agent", "session", "lease_ms"))
 CANCEL = Script("cancel", args=("id", "retention_ms"))

@@ -1,5 +1,7 @@
 """Headers of Lua files are checked when a script is made; a Redis that lost its scripts gets them again."""
 
+import re
+
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -10,6 +12,8 @@ from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.scripts import Script
 from test.support.builders import new_task
+
+SCRIPTS = [value for value in vars(scripts).values() if isinstance(value, Script)]
 
 
 def test_other_arguments_than_the_header_names_are_refused() -> None:
@@ -42,19 +46,48 @@ async def test_scripts_come_back_after_redis_lost_them(redis: Redis, queue: Queu
 
 async def test_every_script_compiles_and_touches_only_keys_of_its_header(redis: Redis, keys: Keys) -> None:
     """Each name in a header is used, and no key name is written out in a body."""
-    found = [value for value in vars(scripts).values() if isinstance(value, Script)]
-    assert len(found) > 10
-    for script in found:
+    for script in SCRIPTS:
         await redis.script_load(script.text)
-        body = script.text.split("\n", 1)[1]
-        unused = [name for name in script.keys if not _mentions(body, name)]
+        body = scripts._read(f"{script.name}.lua")
+        whole = [body, *(scripts._read(f"lib/{part}.lua") for part in scripts._names(body, "USES"))]
+        unused = [name for name in scripts._names(body, "KEYS") if not any(_mentions(text, name) for text in whole)]
         assert unused == [], script.name
         assert keys.base not in script.text
 
 
-def _mentions(body: str, name: str) -> bool:
-    code = [line.split("--")[0] for line in body.splitlines()]
-    return any(name in line for line in code)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_what_a_script_leaves_out_it_does_not_name(script: Script) -> None:
+    """Neither a definition of a part nor a key; what it has, it has only once."""
+    body = scripts._read(f"{script.name}.lua")
+    parts = [scripts._read(f"lib/{part}.lua") for part in scripts._names(body, "USES")]
+    made = [name for part in parts for line in part.splitlines() for name in scripts.defined(line)]
+    kept = [name for line in script.text.splitlines() for name in scripts.defined(line)]
+    names = {*made, *scripts._names(body, "KEYS")} - {*kept, *script.keys}
+    assert len(kept) == len(set(kept))
+    assert [name for name in sorted(names) if _mentions(script.text, name)] == []
+
+
+def test_a_part_is_its_header_and_definitions() -> None:
+    """A line before the first definition would be lost."""
+    for script in SCRIPTS:
+        for part in scripts._names(scripts._read(f"{script.name}.lua"), "USES"):
+            before = scripts._read(f"lib/{part}.lua").partition("\nlocal ")[0]
+            assert all(line.startswith("--") for line in before.splitlines() if line), part
+
+
+def test_a_record_is_read_in_the_order_in_which_it_is_asked_for() -> None:
+    """`open` writes the names twice: the fields it asks for, and the places of their values."""
+    text = scripts._read("lib/record.lua").partition("local function open")[2].partition("\nlocal function")[0]
+    asked = re.findall(r"'(\w+)'", text.partition("'HMGET'")[2].partition("\n  if ")[0])
+    assert len(asked) == 27
+    places = dict(re.findall(r"(\w+) = read\[(\d+)\]", text.partition("  return {")[2]))
+    assert {"id": 1, **{name: int(place) for name, place in places.items()}} == {
+        name: place for place, name in enumerate(asked, 1)
+    }
+
+
+def _mentions(text: str, name: str) -> bool:
+    return any(re.search(rf"\b{name}\b", line.split("--")[0]) for line in text.splitlines())
 
 
 async def test_an_error_in_a_script_stays_an_error(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:

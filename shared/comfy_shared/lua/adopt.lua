@@ -2,14 +2,14 @@
 -- KEYS: clock leases task_prefix story_prefix events held_prefix
 -- ARGV: id agent session lease_ms
 -- USES: time record
--- Replies: {adopted, field, value…} | {gone}: it ended or runs elsewhere
+-- Replies: {adopted, {field, value…}} | {gone}: it ended or runs elsewhere
 local task = open(id)
 if not task or task.status ~= 'running' or task.agent ~= agent then
   redis.pcall('HDEL', held_prefix .. agent, id)
   return {'gone'}
 end
 put(task, 'session', session)
-redis.call('ZADD', leases, now + tonumber(lease_ms), id)
+redis.call('ZADD', leases, whole_text(now + tonumber(lease_ms)), id)
 tell(task, 'adopted', cjson.encode({agent = agent}))
 save(task)
 return {'adopted', whole_record(task)}

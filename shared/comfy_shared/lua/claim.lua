@@ -1,32 +1,36 @@
 -- claim: give the agent the next task that it can run; the prompt id of the attempt is recorded before anything is sent anywhere.
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses damaged batch_prefix
 -- ARGV: agent session prompt_id lease_ms verdicts running_limit ageing_ms
--- USES: time record usage place memory apart wake move quarantine heads choose
+-- USES: time record usage place memory apart wake move reuse heir quarantine heads choose
 -- Input: `verdicts` is msgpack: lane → '1' the agent can serve it, '0' it cannot (what it found out about lanes from the reply before); `running_limit` of tasks of one owner, 0 for none.
--- Replies: {claimed, field, value…} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
+-- Replies: {claimed, {field, value…}} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
 local record = agent_prefix .. agent
 if redis.pcall('HGET', record, 'session') ~= session then return {'unregistered'} end
 local verdict_key, held_key = verdicts_prefix .. agent, held_prefix .. agent
 -- Broken bytes under the agent's own keys must not keep it from working.
-local holds = redis.pcall('HGETALL', held_key)
-if holds.err then redis.call('DEL', held_key) end
+local held_prompts = redis.pcall('HVALS', held_key)
+if held_prompts.err then redis.call('DEL', held_key) end
 for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
   if type(redis.pcall('HSET', verdict_key, lane, verdict)) == 'table' then
     redis.call('DEL', verdict_key)
     redis.call('HSET', verdict_key, lane, verdict)
   end
-  redis.call('EXPIRE', verdict_key, 86400)
+  redis.call('EXPIRE', verdict_key, '86400')
   if verdict == '0' and redis.call('ZSCORE', lanes, lane) then wake(lane) end  -- the wake-up was meant for an agent that can
 end
 redis.call('ZREM', idle, agent)
 if redis.call('SISMEMBER', draining, agent) == 1 then return {'draining'} end
 
--- The same call again after a lost reply: it has its task already.
-for i = 2, #holds, 2 do
-  local task = holds[i] == prompt_id and open(holds[i - 1])
-  if task and task.status == 'running' and task.agent == agent and task.session == session and task.prompt_id == prompt_id then
-    return {'claimed', whole_record(task)}
+local function task_of_prompt()
+  for _, id in ipairs(redis.call('HKEYS', held_key)) do
+    local task = open(id)
+    if task and task.status == 'running' and task.agent == agent and task.session == session and task.prompt_id == prompt_id then return task end
   end
+end
+
+for _, prompt in ipairs(held_prompts) do
+  local task = prompt == prompt_id and task_of_prompt()  -- the same call again after a lost reply: it has its task already
+  if task then return {'claimed', whole_record(task)} end
 end
 
 local held, capacity, paid = residents(agent)
@@ -49,12 +53,12 @@ local function can_serve(lane)
 end
 
 local function look_at(lane)
-  if seen[lane] or not redis.call('ZSCORE', lanes, lane) then return end
+  if seen[lane] then return end
   seen[lane] = true
   if can_serve(lane) then
     local heads = heads_of(lane, agent, most)
     if #heads > 0 then
-      found[#found + 1] = {lane = lane, heads = heads, place = place_in(held, lane), waiting = redis.call('ZCARD', lane_prefix .. lane)}
+      found[#found + 1] = {lane = lane, heads = heads, place = place_in(held, lane)}
     end
   end
 end
@@ -77,7 +81,9 @@ end
 local function next_task()
   found, seen = {}, {}
   if EARLY[how] then return given_early() end
-  for i = 1, math.min(capacity, #held) do look_at(held[i]) end
+  for i = 1, math.min(capacity, #held) do
+    if redis.call('ZSCORE', lanes, held[i]) then look_at(held[i]) end
+  end
   local from = 0
   repeat  -- the lanes whose heads are next; more of them only when the agent can serve none of these
     local some = redis.call('ZRANGE', lanes, from, from + 63)
@@ -97,22 +103,21 @@ while entry and not task do  -- a broken record must not block the lane for ever
 end
 if #unknown > 1 then return unknown end
 if not entry then
-  redis.call('ZADD', idle, now, agent)
+  redis.call('ZADD', idle, now_text, agent)
   return {'empty'}
 end
 
 dequeue(task)
-put(task, 'attempt', task.attempt + 1)
+put_number(task, 'attempt', task.attempt + 1)
 put(task, 'agent', agent)
 put(task, 'session', session)
 put(task, 'prompt_id', prompt_id)
 put(task, 'started_at', now_text)
-put(task, 'memory_place', entry.place)
-drop(task, 'progress')
+put_number(task, 'memory_place', entry.place)
 remember(agent, entry.lane, held, capacity, entry.place == 0 or entry.place > capacity)
 change_status(task, 'running')
-redis.call('ZADD', leases, now + tonumber(lease_ms), task.id)
-count(working, task.owner, 1)
+redis.call('ZADD', leases, whole_text(now + tonumber(lease_ms)), task.id)
+count(working, task.owner, '1')
 redis.call('HSET', held_key, task.id, prompt_id)
 tell(task, 'claimed', cjson.encode({agent = agent}))
 save(task)

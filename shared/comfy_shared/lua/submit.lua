@@ -1,8 +1,8 @@
 -- submit: accept tasks, all or none.
--- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
+-- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
 -- ARGV: tasks batch queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
 -- REST: bytes_of
--- USES: time record usage place memory apart wake move
+-- USES: time record usage place memory apart wake move reuse
 -- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, front, fields, told}, after it each prompt, then each task's `extra` (or empty), as bytes of their own; `front` goes before what waits of its owner in the lane; `batch` is msgpack: {id, owner, fields} of the batch that they are, or empty; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
@@ -39,17 +39,17 @@ if together then
   redis.call('ZADD', batches_prefix .. 'owner:' .. together.owner, now_text, together.id)
 end
 
+local last_order = tonumber(redis.call('GET', sequence)) or 0
 local function next_order(priority)  -- a level of priority is worth so much waiting: what waits longer goes first; equals stay in order
-  local base = math.max((tonumber(redis.call('GET', sequence)) or 0) + 1, now * 1024)
-  redis.call('SET', sequence, string.format('%.0f', base))
-  return string.format('%.0f', base + (9 - priority) * tonumber(ageing_ms) * 1024)
+  last_order = math.max(last_order + 1, now * 1024)
+  return whole_text(last_order + (9 - priority) * tonumber(ageing_ms) * 1024)
 end
 
 local function place_of(new)  -- in front it takes over the waiting time of the first of its owner's own
   local order = next_order(new.priority)
   if not new.front then return order end
-  local first = redis.call('ZRANGE', turn_prefix .. new.lane .. ':' .. new.owner, 0, 0, 'WITHSCORES')
-  return first[2] and string.format('%.0f', tonumber(first[2]) - 1) or order
+  local first = redis.call('ZRANGE', turn_prefix .. new.lane .. ':' .. new.owner, '0', '0', 'WITHSCORES')
+  return first[2] and whole_text(tonumber(first[2]) - 1) or order
 end
 
 local function index(new)
@@ -92,11 +92,13 @@ local asleep = {}  -- lanes for which nobody idle is left
 local waits = {}
 for i, new in ipairs(list) do
   local task = {
-    id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, status = 'pending', attempt = 0, created_at = now_text, events = 0,
-    order = place_of(new), changes = new.fields, gone = {},
+    id = new.id, owner = new.owner, lane = new.lane, priority = new.priority, events = 0, changes = new.fields, gone = {},
   }
   if together then put(task, 'batch', together.id) end
-  for _, name in ipairs({'status', 'attempt', 'created_at', 'order'}) do put(task, name, task[name]) end
+  put(task, 'status', 'pending')
+  put_number(task, 'attempt', 0)
+  put(task, 'created_at', now_text)
+  put(task, 'order', place_of(new))
   put(task, 'prompt', bytes_of(i))
   local extra = bytes_of(#list + i)
   if extra ~= '' then put(task, 'extra', extra) end
@@ -114,6 +116,7 @@ for i, new in ipairs(list) do
     waits[#waits + 1] = task
   end
 end
+redis.call('SET', sequence, whole_text(last_order))
 for _, task in ipairs(waits) do
   asleep[task.lane] = asleep[task.lane] or not give(task)
 end

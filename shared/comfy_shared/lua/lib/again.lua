@@ -3,7 +3,7 @@
 -- until the attempts are used up. The lease was ended by the caller.
 local function try_again(task, code, problem, avoid_ms, retention_ms)
   local counter = ({instance_lost = 'crashes', device_failed = 'crashes', timeout = 'timeouts'})[code]
-  if counter then put(task, counter, (task[counter] or 0) + 1) end
+  if counter then put_number(task, counter, (task[counter] or 0) + 1) end
   put(task, 'error', problem)
   if task.attempt >= task.max_attempts or (counter and task[counter] >= 2) then
     put(task, 'dead', '1')
@@ -13,7 +13,7 @@ local function try_again(task, code, problem, avoid_ms, retention_ms)
   local had = code == 'out_of_memory' and redis.call('ZSCORE', vram, task.agent)
   if had then put(task, 'more_vram', had) end
   put(task, 'avoid', task.agent)
-  put(task, 'avoid_until', now + tonumber(avoid_ms))
+  put_number(task, 'avoid_until', now + tonumber(avoid_ms))
   drop(task, 'progress')
   change_status(task, 'pending')
   tell(task, 'retrying', problem)

@@ -6,19 +6,21 @@ local function alive(agent)
   return until_ms and tonumber(until_ms) >= now
 end
 
-local function alone()
-  return redis.call('ZCOUNT', agents, now, '+inf') <= 1
-end
-
-local function roomier(bytes, lane)
-  for _, agent in ipairs(redis.call('ZRANGEBYSCORE', vram, '(' .. bytes, '+inf', 'LIMIT', 0, 16)) do
-    if alive(agent) and redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' then return true end
-  end
-  return false
-end
-
 local function apart(agent, lane, avoid, avoid_until, more_vram)
+  if not avoid and not more_vram then return false end  -- nearly all tasks
+
+  local function alone()
+    return redis.call('ZCOUNT', agents, now, '+inf') <= 1
+  end
+
+  local function roomier(bytes)
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', vram, '(' .. bytes, '+inf', 'LIMIT', 0, 16)) do
+      if alive(other) and redis.pcall('HGET', verdicts_prefix .. other, lane) ~= '0' then return true end
+    end
+    return false
+  end
+
   if avoid == agent and now < (tonumber(avoid_until) or 0) and not alone() then return true end
   if not tonumber(more_vram) then return false end
-  return (tonumber(redis.call('ZSCORE', vram, agent)) or 0) <= tonumber(more_vram) and roomier(more_vram, lane)
+  return (tonumber(redis.call('ZSCORE', vram, agent)) or 0) <= tonumber(more_vram) and roomier(more_vram)
 end

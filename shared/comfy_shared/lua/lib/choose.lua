@@ -1,5 +1,5 @@
--- NEEDS: queue agents servers_prefix stats_prefix usage working waiting
--- Which of the waiting tasks the agent takes. A lane is {lane, place, waiting, heads}; place is its place in the instance's memory or 0, and
+-- NEEDS: queue lane_prefix agents servers_prefix stats_prefix usage working waiting
+-- Which of the waiting tasks the agent takes. A lane is {lane, place, heads}; place is its place in the instance's memory or 0, and
 -- heads are the first task of each owner: {id, owner, priority, created, order}.
 -- See "Which task next" in the design: priority first (a task that waits long rises, at most to the highest that waits); then stay on what is
 -- in memory, load only what is unserved, overdue or worth it; within a lane the owner that used the GPUs least, then the oldest.
@@ -33,8 +33,8 @@ end
 
 local function turn_of(entry, level)  -- the head whose turn it is in this lane, or nil when none is of this level; and since when one waits
   local best, since
-  local run = costs(entry.lane)
   local several = #entry.heads > 1
+  local run = several and costs(entry.lane)
   for _, head in ipairs(entry.heads) do
     if head.level >= level then
       since = math.min(since or head.created, head.created)
@@ -75,18 +75,24 @@ local function may_leave(warm, cold)  -- others serve this lane well enough, and
   return cold.waiting * cold_run > cold_load and warm.waiting * run / (warm.servers - 1) < 2 * load
 end
 
-local function of_level(found, level, capacity, paid, patience)
+local function staying(found, level, paid)  -- the lane of the last run, when it has yet to pay for its load or is the only one
+  for _, entry in ipairs(found) do
+    entry.head, entry.since = turn_of(entry, level)
+    if entry.head and entry.place == 1 and (#found == 1 or paid < select(2, costs(entry.lane))) then return entry end
+  end
+end
+
+local function best_of(found, capacity, patience)
   local warm, cold, overdue
   for _, entry in ipairs(found) do
-    local head, since = turn_of(entry, level)
+    local head, since = entry.head, entry.since
     if head then
-      entry.head, entry.since = head, since
       if entry.place > 0 and entry.place <= capacity then
-        local _, load = costs(entry.lane)
-        if entry.place == 1 and (paid < load or #found == 1) then return entry end
+        entry.waiting = redis.call('ZCARD', lane_prefix .. entry.lane)
         entry.servers = redis.call('SCARD', servers_prefix .. entry.lane)
         if longer(entry, warm) then warm = entry end
       else
+        entry.waiting = redis.call('ZCARD', lane_prefix .. entry.lane)
         local worth
         worth, entry.servers = worth_a_load(entry.lane, entry.waiting)
         local waited = now - since  -- 60 s at least, whoever it is
@@ -104,7 +110,7 @@ local function by_lane(found, capacity, paid, ageing_ms)
   local patience = {}
   for _, level in ipairs(raise(found, ageing_ms)) do
     -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.
-    local best = of_level(found, level, capacity, paid, patience)
+    local best = staying(found, level, paid) or best_of(found, capacity, patience)
     if best then return best, best.head end
   end
 end

@@ -1,7 +1,7 @@
 -- NEEDS: lanes lane_prefix turn_prefix owners_prefix task_prefix working
 -- The tasks that are next in a lane, as far as this agent may take them: one of each owner that may run more, of 32 owners at most.
-local function next_of(key, lane, agent, owner)
-  for _, id in ipairs(redis.pcall('ZRANGE', key, 0, 15)) do
+local function first_of(key, last, lane, agent, owner)
+  for _, id in ipairs(redis.pcall('ZRANGE', key, '0', last)) do
     local fields = redis.pcall('HMGET', task_prefix .. id, 'status', 'lane', 'owner', 'priority', 'created_at', 'order', 'avoid', 'avoid_until', 'more_vram')
     local broken = fields.err or fields[1] ~= 'pending' or fields[2] ~= lane or not fields[3]
     if broken or not (whole(fields[4]) and whole(fields[5]) and whole(fields[6])) then
@@ -10,6 +10,10 @@ local function next_of(key, lane, agent, owner)
       return {id = id, owner = fields[3], priority = tonumber(fields[4]), created = tonumber(fields[5]), order = tonumber(fields[6])}
     end
   end
+end
+
+local function next_of(key, lane, agent, owner)  -- nearly always the very first; else one of the first 16
+  return first_of(key, '0', lane, agent, owner) or first_of(key, '15', lane, agent, owner)
 end
 
 local function may_run_more(owner, running_limit)

@@ -41,32 +41,32 @@ local function wake(lane, whatever_it_costs)
   return false
 end
 
-local function load_of(agent)
-  return (tonumber(redis.pcall('ZCARD', assigned_prefix .. agent)) or 0) + (tonumber(redis.pcall('HLEN', held_prefix .. agent)) or 0)
-end
-
-local function chosen_early(task)
-  local lane = task.lane
-  local able = {}
-  for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, now, '+inf')) do
-    if redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' and redis.call('SISMEMBER', draining, agent) == 0
-      and not apart(agent, lane, task.avoid, task.avoid_until, task.more_vram) then able[#able + 1] = agent end
+local function assign(task)  -- binds it early; what that takes is made only here, for most never do
+  local function load_of(agent)
+    return (tonumber(redis.pcall('ZCARD', assigned_prefix .. agent)) or 0) + (tonumber(redis.pcall('HLEN', held_prefix .. agent)) or 0)
   end
-  if #able == 0 then return nil end
-  table.sort(able)
-  local turn = redis.call('INCR', rotation)
-  if how == 'round-robin' then return able[turn % #able + 1] end
-  local best, most
-  for i = 1, #able do
-    local agent = able[(turn + i) % #able + 1]
-    local weight = how == 'least-loaded' and 1 or math.max(1, tonumber(redis.pcall('HGET', agent_prefix .. agent, 'vram_free')) or 1)
-    local worth = weight / (1 + load_of(agent))
-    if not most or worth > most then best, most = agent, worth end
-  end
-  return best
-end
 
-local function assign(task)
+  local function chosen_early(task)
+    local lane = task.lane
+    local able = {}
+    for _, agent in ipairs(redis.call('ZRANGEBYSCORE', agents, now, '+inf')) do
+      if redis.pcall('HGET', verdicts_prefix .. agent, lane) ~= '0' and redis.call('SISMEMBER', draining, agent) == 0
+        and not apart(agent, lane, task.avoid, task.avoid_until, task.more_vram) then able[#able + 1] = agent end
+    end
+    if #able == 0 then return nil end
+    table.sort(able)
+    local turn = redis.call('INCR', rotation)
+    if how == 'round-robin' then return able[turn % #able + 1] end
+    local best, most
+    for i = 1, #able do
+      local agent = able[(turn + i) % #able + 1]
+      local weight = how == 'least-loaded' and 1 or math.max(1, tonumber(redis.pcall('HGET', agent_prefix .. agent, 'vram_free')) or 1)
+      local worth = weight / (1 + load_of(agent))
+      if not most or worth > most then best, most = agent, worth end
+    end
+    return best
+  end
+
   if task.assigned then redis.call('ZREM', assigned_prefix .. task.assigned, task.id) end
   local agent = chosen_early(task)
   if not agent then
