@@ -1,9 +1,6 @@
 """One attempt from claim to settlement: render, submit, follow, collect, settle.
 
-The websocket is a hint and history the truth: an ending that a frame announces is looked up, silence is looked into,
-and a prompt that the
-instance forgot is lost. The GPU is free for the next task as soon as the prompt ended; storing the outputs and
-settling go on beside it.
+The GPU is free for the next task as soon as the prompt ended; storing the outputs and settling go on beside it.
 """
 
 import asyncio
@@ -14,6 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from comfy_service.follower import Follower, Forgotten
 from comfy_service.inputs import InputPlacer
 from comfy_service.instance.client import BadAnswer, Instance, Place
 from comfy_service.instance.history import Measured, judge, measure, shown
@@ -42,7 +40,6 @@ from comfy_shared.queue import Queue
 log = structlog.get_logger(__name__)
 
 SOCKET_OUTPUT = "SaveImageWebsocket"  # its picture exists only as a frame
-HISTORY_LAG = 1.0  # seconds in which a prompt that was announced as ended must be in history
 ASK_SECONDS = 0.5  # longest wait for Redis to say whose prompt it is, before it is stopped in doubt
 STOP_SECONDS = 2.0  # longest wait for an instance to take the order to stop a prompt
 LARGEST_IN_MEMORY = 512 * 1024 * 1024  # bytes of socket pictures of one attempt
@@ -109,7 +106,9 @@ class Run:
         self._tracker = Tracker({})
         self._images: list[SocketImage] = []
         self._at_instance = False  # the prompt may wait or run there
-        self._follower = Follower(place, attempt.task.prompt_id)
+        self._follower = Follower(
+            place.instance, attempt.task.prompt_id, silence=place.silence, next_first=place.next_first
+        )
         self._progressed = asyncio.Event()
         self._work: asyncio.Task[list[Output]] | None = None
         self._given_up: Released | Lost | None = None
@@ -362,98 +361,6 @@ class Run:
                 log.info("Task released", action="task.released", reason=reason)
             case Lost():
                 raise LeaseLost
-
-
-class Follower:
-    """Waits for the end of one prompt."""
-
-    def __init__(self, place: Workplace, prompt_id: str) -> None:
-        self._instance = place.instance
-        self._next_first = place.next_first
-        self._prompt_id = prompt_id
-        self._silence = place.silence
-        self._signal = asyncio.Event()
-        self._ended = False
-        self._look = False
-        self._heard_at = time.monotonic()
-
-    def heard(self, *, ended: bool) -> None:
-        """A frame came; `ended` when it announces the end."""
-        self._heard_at = time.monotonic()
-        if ended:
-            self._ended = True
-            self._signal.set()
-
-    def look(self) -> None:
-        """Has history and queue asked now."""
-        self._look = True
-        self._signal.set()
-
-    async def follow(self, *, look_first: bool) -> dict[str, Any]:
-        """The history entry of the ended prompt.
-
-        Raises:
-            InstanceLost: the instance is gone, or knows nothing of the prompt any more.
-            BadAnswer: it answers nonsense.
-        """
-        self._heard_at = time.monotonic()
-        if look_first:
-            self.look()
-        misses = 0
-        while True:
-            try:
-                entry = await self._next_look()
-                misses = 0
-            except InstanceLost:
-                misses += 1
-                if misses > 1:
-                    raise
-                await asyncio.sleep(0.3)
-                self.look()
-                continue
-            if entry is not None:
-                return entry
-
-    async def _next_look(self) -> dict[str, Any] | None:
-        """Waits for an announced end, a wish to look, or silence; then asks."""
-        try:
-            async with asyncio.timeout(max(0.05, self._heard_at + self._silence - time.monotonic())):
-                await self._signal.wait()
-        except TimeoutError:
-            self._look = self._look or time.monotonic() >= self._heard_at + self._silence
-        self._signal.clear()
-        if self._ended:
-            self._ended = False
-            entry = await self._announced()
-            if entry is not None:
-                return entry
-            self._look = True
-        if not self._look:
-            return None
-        self._look = False
-        self._heard_at = time.monotonic()  # the next look after another silence
-        place = await self._instance.whereabouts(self._prompt_id)
-        if place is Place.NOWHERE:
-            raise Forgotten
-        return await self._instance.history(self._prompt_id) if place is Place.ENDED else None
-
-    async def _announced(self) -> dict[str, Any] | None:
-        """Success may be announced some milliseconds before history has it."""
-        await self._next_first()
-        until = time.monotonic() + HISTORY_LAG
-        while time.monotonic() < until:
-            entry = await self._instance.history(self._prompt_id)
-            if entry is not None:
-                return entry
-            await asyncio.sleep(0.01)  # history has no event to wait for
-        return None
-
-
-class Forgotten(RunError):
-    """ComfyUI no longer knows the prompt: it was restarted, or somebody deleted it there."""
-
-    code = "instance_lost"
-    retryable = True
 
 
 def break_cache(prompt: Prompt, attempt: int) -> Prompt:

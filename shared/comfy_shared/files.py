@@ -45,32 +45,43 @@ class FileStore:
 
     async def put(self, key: str, data: bytes | AsyncIterator[bytes]) -> Stored:
         """Stores a file; a stream is hashed and counted on its way. An error of the stream is raised as it is."""
-        digest = hashlib.sha256()
-        size = 0
+        tally = _Tally()
+        if isinstance(data, bytes):
+            data = _cut(data)
+        head: list[bytes] = []
+        async for chunk in data:
+            head.append(tally.count(chunk))
+            if tally.size >= CHUNK:
+                break
+        else:  # it is small: one call instead of one for each chunk and its end, and of a bucket one request
+            await self._put(key, b"".join(head))
+            return tally.stored(key)
         broken: list[Exception] = []
 
         async def counted() -> AsyncIterator[bytes]:
-            nonlocal size
-            chunks = _cut(data) if isinstance(data, bytes) else data
+            for chunk in head:
+                yield chunk
             try:
-                async for chunk in chunks:
-                    digest.update(chunk)
-                    size += len(chunk)
-                    yield chunk
+                async for chunk in data:
+                    yield tally.count(chunk)
             except Exception as error:
                 broken.append(error)
                 raise
 
         try:
-            with _border():
-                await obstore.put_async(self._store, key, counted())
-        except Exception as error:
+            await self._put(key, counted())
+        except Exception:
             if broken:
                 raise broken[0] from None
-            if isinstance(error, NotFound):  # the bucket itself
-                raise Unavailable("The file store's bucket is not there.") from error
             raise
-        return Stored(key=key, size=size, sha256=digest.hexdigest())
+        return tally.stored(key)
+
+    async def _put(self, key: str, data: bytes | AsyncIterator[bytes]) -> None:
+        try:
+            with _border():
+                await obstore.put_async(self._store, key, data)
+        except NotFound as error:  # the bucket itself
+            raise Unavailable("The file store's bucket is not there.") from error
 
     async def exists(self, key: str) -> bool:
         try:
@@ -166,6 +177,22 @@ def _delete_halves(root: Path, prefix: str) -> None:
             path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+class _Tally:
+    """Size and digest of what passes."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def count(self, chunk: bytes) -> bytes:
+        self._digest.update(chunk)
+        self.size += len(chunk)
+        return chunk
+
+    def stored(self, key: str) -> Stored:
+        return Stored(key=key, size=self.size, sha256=self._digest.hexdigest())
 
 
 async def _cut(data: bytes) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ dead one.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 
 import structlog
@@ -90,6 +91,11 @@ class Backoff:
 async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
     """Waits for the first of some events, or for `timeout` seconds."""
     if any(event.is_set() for event in events):
+        return
+    if len(events) == 1:  # without a task for it
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await events[0].wait()
         return
     waiters = [asyncio.create_task(event.wait()) for event in events]
     try:

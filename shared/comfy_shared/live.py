@@ -23,6 +23,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from comfy_shared.batching import Batcher
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Backoff, Loops, first_of
@@ -61,7 +62,7 @@ class LiveSender:
     """An agent's side. `put` never waits; run `send` as a supervised loop."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
+        self._batcher = Batcher(redis)
         self._keys = keys
         self._waiting: deque[tuple[str, LiveFrame]] = deque()
         self._bytes = 0
@@ -94,8 +95,7 @@ class LiveSender:
                 owner, frames = self._batch()
                 try:
                     with border():
-                        channel = self._keys.live(owner)
-                        heard = await self._redis.publish(channel, _encoder.encode(frames))
+                        heard = await self._batcher.call("PUBLISH", self._keys.live(owner), _encoder.encode(frames))
                 except Unavailable:
                     self._waiting.clear()
                     self._bytes = heard = 0

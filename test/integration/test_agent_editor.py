@@ -62,9 +62,8 @@ class Editor:
         """As the frontend does."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         file = path.replace("/", "%2F")
-        answer: httpx.Response = await self.instance.http.post(
-            f"/userdata/workflows%2F{file}?overwrite=true", content=data
-        )
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.post(f"{self.instance.url}/userdata/workflows%2F{file}?overwrite=true", content=data)
         assert answer.status_code == 200
 
     async def look(self) -> list[str]:

@@ -5,6 +5,7 @@ Every field of `Options` is a command-line option of the same name; every fault 
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -81,6 +82,8 @@ async def serve(options: Options) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # the history of thousands of prompts is no garbage, and dear to look through
     async with Simulator(options, on_crash=lambda: os._exit(137)) as simulator:
         sys.stdout.write(json.dumps({"url": simulator.url}) + "\n")
         sys.stdout.flush()

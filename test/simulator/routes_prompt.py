@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from test.simulator.instance import Instance
 from test.simulator.validation import validate
-from test.simulator.wire import answer
+from test.simulator.wire import answer, body_of
 
 _NO_PROMPT = {"type": "no_prompt", "message": "No prompt provided", "details": "No prompt provided", "extra_info": {}}
 
@@ -49,7 +49,7 @@ class PromptRoutes:
         sockets.by_id[sid] = socket
         sockets.flags[sid] = {}
         assert request.transport is not None
-        sockets.transports.add(request.transport)
+        sockets.transports[socket] = request.transport
         try:
             await sockets.send_now("status", {"status": self._instance.queue_info(), "sid": sid}, sid)
             if executor.client_id == sid and executor.last_node_id is not None:
@@ -58,7 +58,7 @@ class PromptRoutes:
         finally:
             sockets.by_id.pop(sid, None)  # whoever holds the id now: see the docstring of `wire`
             sockets.flags.pop(sid, None)
-            sockets.transports.discard(request.transport)
+            sockets.transports.pop(socket, None)
         return socket
 
     async def _listen(self, socket: web.WebSocketResponse, sid: str) -> None:
@@ -85,7 +85,7 @@ class PromptRoutes:
         if wrong == "garbage":
             return garbage()
         instance.logs.line("got prompt")
-        body: Any = await request.json()
+        body = await body_of(request)
         number = self._number(body)
         if "prompt" not in body:
             return answer({"error": _NO_PROMPT, "node_errors": {}}, status=400)

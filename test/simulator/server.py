@@ -132,7 +132,7 @@ class Simulator:
 
     def _cut(self, everything: bool) -> None:
         """Reset the TCP connections of the websockets, or of everybody."""
-        for transport in list(self.instance.sockets.transports):
+        for transport in list(self.instance.sockets.transports.values()):
             transport.abort()
         if everything and self._runner is not None and self._runner.server is not None:
             for connection in list(self._runner.server.connections):
@@ -167,7 +167,7 @@ class Simulator:
 
     def _application(self, instance: Instance) -> web.Application:
         limit = round(self.options.max_upload_mib * 1024 * 1024)
-        application = web.Application(client_max_size=limit, middlewares=[_broken(instance), _same_origin])
+        application = web.Application(client_max_size=limit, middlewares=[_gate(instance)])
         info = InfoRoutes(instance)
         tables = PromptRoutes(instance), info, FileRoutes(self.folders), UserRoutes(self.folders)
         table = [route for routes in tables for route in routes.table()]
@@ -182,25 +182,24 @@ async def _front_page(_: web.Request) -> web.StreamResponse:
     return web.FileResponse(_WEB_ROOT / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-def _broken(instance: Instance) -> Middleware:
-    """The middleware for faults of HTTP as a whole."""
+def _gate(instance: Instance) -> Middleware:
+    """The middleware for faults of HTTP as a whole, and for requests of foreign web pages."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.path.startswith("/simulator/"):
-            return await handler(request)
-        if not instance.http_may_answer.is_set():
-            await instance.http_may_answer.wait()
-        wrong = instance.machine.faults.wrong_answer
-        if wrong:
-            return trouble() if wrong == "500" else garbage()
-        return await handler(request)
+        if not request.path.startswith("/simulator/"):
+            if not instance.http_may_answer.is_set():
+                await instance.http_may_answer.wait()
+            wrong = instance.machine.faults.wrong_answer
+            if wrong:
+                return trouble() if wrong == "500" else garbage()
+        answer = _refusal(request)
+        return await handler(request) if answer is None else answer
 
     return middleware
 
 
-@web.middleware
-async def _same_origin(request: web.Request, handler: _Handler) -> web.StreamResponse:
+def _refusal(request: web.Request) -> web.Response | None:
     """ComfyUI's guard against foreign web pages: on a loopback Host an Origin with another host or port is refused."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if host and origin:
@@ -209,9 +208,7 @@ async def _same_origin(request: web.Request, handler: _Handler) -> web.StreamRes
         same = ours.netloc == theirs.netloc if with_port else ours.hostname == theirs.hostname
         if _is_loopback(ours.hostname) and theirs.hostname and not same:
             return web.Response(status=403)
-    if request.method == "OPTIONS":
-        return web.Response()
-    return await handler(request)
+    return web.Response() if request.method == "OPTIONS" else None
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -7,6 +7,7 @@ socket hears nothing more: also as in ComfyUI.
 """
 
 import asyncio
+import itertools
 import json
 import struct
 from typing import Any
@@ -18,6 +19,9 @@ PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
 
+_SMALL = 4096  # bytes of a frame that is written together with others
+
+_Frame = tuple[bytes, WSMsgType]
 _encoder = msgspec.json.Encoder()
 
 
@@ -29,6 +33,16 @@ def encode(data: Any) -> bytes:
         return _encoder.encode(data)
     except (UnicodeEncodeError, OverflowError):
         return json.dumps(data).encode()
+
+
+async def body_of(request: web.Request) -> Any:
+    """The JSON of a request; what msgspec does not take (NaN, lone surrogates, no UTF-8) goes the way that ComfyUI
+    takes.
+    """
+    try:
+        return msgspec.json.decode(await request.read())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return await request.json()
 
 
 def answer(data: Any, status: int = 200) -> web.Response:
@@ -64,7 +78,8 @@ class Sockets:
     def __init__(self) -> None:
         self.by_id: dict[str, web.WebSocketResponse] = {}
         self.flags: dict[str, dict[str, Any]] = {}
-        self.transports: set[asyncio.Transport] = set()  # of deafened sockets too, so that a fault can cut them all
+        # Of deafened sockets too, so that a fault can cut them all.
+        self.transports: dict[web.WebSocketResponse, asyncio.Transport] = {}
         self.silent = False
         self._frames: asyncio.Queue[tuple[bytes, WSMsgType, str | None]] = asyncio.Queue()
 
@@ -78,7 +93,10 @@ class Sockets:
 
     async def send_now(self, event: str, data: Any, client_id: str) -> None:
         """Send past the queue, as ComfyUI does for the greeting of a new socket and its feature flags."""
-        await self._deliver(encode({"type": event, "data": data}), WSMsgType.TEXT, client_id)
+        if self.silent:
+            return
+        for socket in self._targets(client_id):
+            await self._deliver(socket, [(encode({"type": event, "data": data}), WSMsgType.TEXT)])
 
     def wants_metadata(self, client_id: str | None) -> bool:
         """Whether the client announced that it understands previews with metadata."""
@@ -87,19 +105,46 @@ class Sockets:
     async def publish_for_ever(self) -> None:
         """The one loop that writes to all sockets."""
         while True:
-            frame, kind, client_id = await self._frames.get()
-            await self._deliver(frame, kind, client_id)
-
-    async def _deliver(self, frame: bytes, kind: WSMsgType, client_id: str | None) -> None:
-        if self.silent:
-            return
-        if client_id is None:
-            targets = list(self.by_id.values())
-        else:
-            target = self.by_id.get(client_id)
-            targets = [target] if target is not None else []
-        for socket in targets:
+            burst = [await self._frames.get()]
+            while not self._frames.empty():
+                burst.append(self._frames.get_nowait())
+            if self.silent:
+                continue
+            together: dict[web.WebSocketResponse, list[_Frame]] = {}
             try:
-                await socket.send_frame(frame, kind)
-            except ConnectionError:
-                continue  # closed meanwhile; its own handler unregisters it
+                for frame, kind, client_id in burst:
+                    for socket in self._targets(client_id):
+                        together.setdefault(socket, []).append((frame, kind))
+            finally:  # also what came before a client id that cannot be looked up
+                for socket, frames in together.items():
+                    await self._deliver(socket, frames)
+
+    def _targets(self, client_id: str | None) -> list[web.WebSocketResponse]:
+        if client_id is None:
+            return list(self.by_id.values())
+        target = self.by_id.get(client_id)
+        return [target] if target is not None else []
+
+    async def _deliver(self, socket: web.WebSocketResponse, frames: list[_Frame]) -> None:
+        """Sends frames in order; the small ones before the last in one write, because each write is a system call
+        here and a wake-up there.
+        """
+        transport = self.transports.get(socket)
+        plain = transport is not None and not (socket.compress or socket.closed or transport.is_closing())
+        try:
+            while plain and transport is not None and len(frames) > 1:
+                small = list(itertools.takewhile(lambda frame: len(frame[0]) < _SMALL, frames[:-1]))
+                transport.write(b"".join(_framed(*frame) for frame in small))
+                await socket.send_frame(*frames[len(small)])
+                frames = frames[len(small) + 1 :]
+            for frame in frames:
+                await socket.send_frame(*frame)
+        except ConnectionError:
+            return  # closed meanwhile; its own handler unregisters it
+
+
+def _framed(payload: bytes, kind: WSMsgType) -> bytes:
+    """A whole websocket message as a server sends it: in one frame, not masked."""
+    size = len(payload)
+    head = struct.pack(">BB", 0x80 | kind, size) if size < 126 else struct.pack(">BBH", 0x80 | kind, 126, size)
+    return head + payload

@@ -196,6 +196,9 @@ def parse_binary(frame: bytes) -> Image | Text | None:
     return None
 
 
+_Place = tuple[float, str | None, float, float, int]  # fraction, node, value, maximum, nodes done
+
+
 class Tracker:
     """How far one prompt is, from its frames. Its fraction never goes back: nodes done plus the share of the running
     one."""
@@ -207,6 +210,7 @@ class Tracker:
         self._value = 0.0
         self._maximum = 0.0
         self._fraction = 0.0
+        self._place = self._measured()
 
     @property
     def node(self) -> str | None:
@@ -215,7 +219,6 @@ class Tracker:
 
     def feed(self, frame: Frame) -> bool:
         """Takes in a frame of this prompt; True when the progress changed."""
-        before = self.progress()
         match frame:
             case Cached():
                 self._done.update(frame.nodes)
@@ -230,27 +233,34 @@ class Tracker:
                 if frame.node is not None:
                     self._enter(frame.node)
                 self._value, self._maximum = frame.value, frame.maximum
-        return self.progress() != before
+            case _:
+                return False
+        before, self._place = self._place, self._measured()
+        return self._place != before
 
     def _enter(self, node: str) -> None:
         if node != self._node:
             self._node, self._value, self._maximum = node, 0.0, 0.0
 
-    def progress(self) -> Progress:
+    def _measured(self) -> _Place:
         total = len(self._classes)
         done = len(self._done & self._classes.keys())
         share = 0.0
         if self._node not in self._done and self._maximum > 0:
             share = min(max(self._value / self._maximum, 0.0), 1.0)
         self._fraction = max(self._fraction, min((done + share) / total, 1.0) if total else 0.0)
+        return round(self._fraction, 4), self._node, self._value, self._maximum, done
+
+    def progress(self) -> Progress:
+        fraction, node, value, maximum, done = self._place
         return Progress(
-            fraction=round(self._fraction, 4),
-            node=self._node,
-            node_class=self._classes.get(self._node or ""),
-            value=self._value,
-            maximum=self._maximum,
+            fraction=fraction,
+            node=node,
+            node_class=self._classes.get(node or ""),
+            value=value,
+            maximum=maximum,
             nodes_done=done,
-            nodes_total=total,
+            nodes_total=len(self._classes),
         )
 
     def finished(self) -> Progress:

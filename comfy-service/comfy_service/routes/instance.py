@@ -5,16 +5,17 @@ Answers are ComfyUI's own, passed on as they are; what is sent on is made here f
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-import httpx
+from aiohttp import ClientResponse
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from comfy_service.dependencies import instance_of
-from comfy_service.instance.client import Instance
+from comfy_service.instance.client import Answer, Instance
 from comfy_shared.errors import FieldProblem, InvalidTask, NotFound, TooLarge
 
 router = APIRouter(tags=["instance"])
@@ -48,11 +49,11 @@ class Freeing(BaseModel):
     free_memory: bool = Field(False, description="Drop the cached results of nodes too.")
 
 
-async def _get(instance: Instance, path: str, **options: Any) -> Response:
-    answer = await instance.get(path, **options)
-    if answer.status_code == 404:
+async def _get(instance: Instance, path: str, params: Mapping[str, Any] | None = None) -> Response:
+    answer = await instance.get(path, params)
+    if answer.status == 404:
         raise NotFound(f"ComfyUI has no {path}")
-    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+    return Response(answer.content, answer.status, media_type=answer.content_type)
 
 
 @router.get("/system_stats", summary="Machine, versions and GPU memory")
@@ -173,32 +174,32 @@ async def view(
     _check_path("subfolder", subfolder, folders=True)
     headers = {"range": request.headers["range"]} if "range" in request.headers else {}
     parameters = {"filename": filename, "subfolder": subfolder, "type": type}
-    answer = await instance.open("/view", params=parameters, headers=headers)
-    if answer.status_code not in (200, 206):
-        await answer.aclose()
+    answer = await instance.open("/view", parameters, headers)
+    if answer.status not in (200, 206):
+        answer.release()
         raise NotFound(f"ComfyUI has no file {filename!r} there")
     kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
     kind = answer.headers.get("content-type", "")
     disposition = "inline" if SHOWN_INLINE.match(kind) else "attachment"
     return StreamingResponse(
         _body(answer),
-        status_code=answer.status_code,
+        status_code=answer.status,
         headers={**kept, "content-disposition": disposition, "content-security-policy": "sandbox; default-src 'none'"},
     )
 
 
-async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _body(answer: ClientResponse) -> AsyncIterator[bytes]:
     try:
-        async for chunk in answer.aiter_raw():
+        async for chunk in answer.content.iter_any():
             yield chunk
     finally:
-        await answer.aclose()
+        answer.release()
 
 
 def _quoted(name: str) -> str:
     if name in (".", ".."):
         raise NotFound("there is nothing of this name")
-    return httpx.URL("http://x").copy_with(path=f"/{name}").raw_path.decode()[1:].replace("?", "%3F")
+    return quote(name, safe="")
 
 
 async def _checked(file: UploadFile, subfolder: str) -> tuple[str, bytes]:
@@ -219,7 +220,7 @@ def _check_path(field: str, value: str, *, folders: bool) -> None:
         raise InvalidTask((FieldProblem(field=field, message="must be a plain name without folders above"),))
 
 
-def _upload_answer(answer: httpx.Response) -> Response:
-    if answer.status_code != 200:
+def _upload_answer(answer: Answer) -> Response:
+    if answer.status != 200:
         raise InvalidTask((FieldProblem(field="image", message="ComfyUI does not take this file"),))
     return Response(answer.content, media_type="application/json")
