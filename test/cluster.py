@@ -95,10 +95,14 @@ class Process:
         """SIGTERM, and waits; after `timeout` seconds SIGKILL. The exit code."""
         if self._process is not None and self.alive:
             self._process.terminate()
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        return self.ended(timeout)
+
+    def ended(self, timeout: float = 45.0) -> int:
+        """Waits for the end of one that was told to stop; after `timeout` seconds SIGKILL. The exit code."""
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
         return self.wait(1)
 
     def wait(self, timeout: float) -> int:
@@ -257,7 +261,7 @@ class Cluster:
                 process.signal(signal.SIGTERM)
         for process in order:
             if process.alive:
-                process.stop()
+                process.stop() if process.name == "redis" else process.ended()
         for process in order:
             process.kill()
 

@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _exit_quietly(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):  # whoever is in a hurry and asks again: it is ending
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 
 

@@ -1,7 +1,10 @@
 """An agent is killed while its task runs: another finishes it; or it comes back at once and adopts the running
 prompt."""
 
-from test.cluster import Cluster
+import signal
+from contextlib import suppress
+
+from test.cluster import Cluster, wait_until
 from test.scenario.story import (
     agent_number,
     assert_sound_story,
@@ -50,3 +53,17 @@ def test_a_stopped_agent_gives_its_task_back_uncharged_and_exits_with_zero(syste
         assert agent_number(done) == 3 - first
         assert done["max_attempts"] - done["attempt"] == 2, "the attempt that was given back is not charged"
         assert "released" in assert_sound_story(client, task_id, "completed")
+
+
+def test_an_agent_that_is_told_to_stop_again_and_again_ends_as_quietly(system: Cluster) -> None:
+    """Also when it is told between its last line and its last breath."""
+    agent = system.processes["agent-1"]
+
+    def ended() -> bool:
+        with suppress(ProcessLookupError):
+            agent.signal(signal.SIGTERM)
+        return not agent.alive
+
+    wait_until(ended, "the agent ended")
+    assert agent.wait(1) == 0
+    assert "Traceback" not in agent.tail()
