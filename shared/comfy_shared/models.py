@@ -285,7 +285,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(data: bytes) -> bytes:
     """Bytes for Redis: compressed when that pays. The first byte tells which."""
-    return b"z" + isal_zlib.compress(data, 0) if len(data) >= COMPRESS_FROM else b"j" + data
+    return b"z" + isal_zlib.compress(data, 1) if len(data) >= COMPRESS_FROM else b"j" + data
 
 
 def unpack(data: bytes) -> bytes:
