@@ -89,8 +89,6 @@ def _write(level: str, name: str, fields: dict[str, Any]) -> None:
 
 # One list for every `configure`: a logger keeps that of its first call, and structlog's capture_logs changes it.
 _PROCESSORS: list[structlog.typing.Processor] = [_if_written, structlog.contextvars.merge_contextvars, _as_they_are]
-
-
 _current: "_Handler | None" = None  # where lines of ours go
 
 
@@ -146,13 +144,17 @@ def configure(
     _leave_out_what_no_line_tells()
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET if number <= logging.DEBUG else logging.WARNING)
+    _take_our_own()
+    return LogSystem(handler)
+
+
+def _take_our_own() -> None:
     structlog.configure(
         processors=_PROCESSORS,
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
-    return LogSystem(handler)
 
 
 def _take_over_uvicorn() -> bool:

@@ -53,6 +53,7 @@ from comfy_shared.models import (
     decode,
     pack,
 )
+from comfy_shared.scripts import Argument, Script
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import border
 
@@ -230,19 +231,23 @@ class Queue:
         that the lane policy goes by. `shown` is JSON of `Shown`, or empty.
         """
         told = [text({"output": output}) for output in outputs]
-        await self._settle(
+        await self._end(
+            scripts.SETTLE,
             attempt,
             "complete",
+            problem=b"{}",
             outputs=encode(outputs),
             told=msgspec.msgpack.encode(told),
             progress=encode(progress) if progress else b"",
             shown=pack(shown) if shown else b"",
-            measured=(gpu_ms, "" if cold is None else str(int(cold))),
+            gpu_ms=gpu_ms,
+            cold="" if cold is None else str(int(cold)),
         )
 
     async def fail(self, attempt: Attempt | BrokenAttempt, error: TaskError) -> None:
         """Ends the task as failed. Raises LeaseLost when the attempt no longer holds it."""
-        await self._settle(attempt, "fail", problem=encode(error))
+        nothing: dict[str, Argument] = {"outputs": b"[]", "told": b"\x90", "progress": b"", "shown": b""}
+        await self._end(scripts.SETTLE, attempt, "fail", problem=encode(error), gpu_ms=0, cold="", **nothing)
 
     async def try_again(self, attempt: Attempt, error: TaskError) -> Status:
         """Ends the attempt; the task waits again, or failed for good when its attempts are used up (the status
@@ -253,51 +258,24 @@ class Queue:
         """Gives the task back unrun; this costs no attempt."""
         await self._give_back(attempt, "release", TaskError(code="released", message=reason))
 
-    async def _settle(
-        self,
-        attempt: Attempt | BrokenAttempt,
-        outcome: str,
-        *,
-        problem: bytes = b"{}",
-        outputs: bytes = b"[]",
-        told: bytes = b"\x90",
-        progress: bytes = b"",
-        shown: bytes = b"",
-        measured: tuple[int, str] = (0, ""),
-    ) -> None:
-        with border():
-            reply = await scripts.SETTLE(
-                self._batcher,
-                self.keys,
-                id=attempt.id,
-                attempt=attempt.number,
-                session=attempt.session,
-                outcome=outcome,
-                problem=problem,
-                outputs=outputs,
-                told=told,
-                progress=progress,
-                shown=shown,
-                gpu_ms=measured[0],
-                cold=measured[1],
-                retention_ms=self.retention_ms,
-            )
-        if reply == b"stale":
-            raise LeaseLost
-
     async def _give_back(self, attempt: Attempt, outcome: str, error: TaskError) -> Status:
+        more: dict[str, Argument] = {"code": error.code, "problem": encode(error), "avoid_ms": self.avoid_ms}
+        return await self._end(scripts.GIVE_BACK, attempt, outcome, **more)
+
+    async def _end(self, script: Script, attempt: Attempt | BrokenAttempt, outcome: str, **args: Argument) -> Status:
+        """Ends the lease; the task's status then. Raises LeaseLost."""
         with border():
-            reply = await scripts.GIVE_BACK(
+            reply = await script(
                 self._batcher,
                 self.keys,
+                None,
+                (),
                 id=attempt.id,
                 attempt=attempt.number,
                 session=attempt.session,
                 outcome=outcome,
-                code=error.code,
-                problem=encode(error),
-                avoid_ms=self.avoid_ms,
                 retention_ms=self.retention_ms,
+                **args,
             )
         if reply == b"stale":
             raise LeaseLost
