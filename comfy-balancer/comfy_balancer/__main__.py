@@ -8,6 +8,7 @@ from contextlib import suppress
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from comfy_balancer.corking import CorkedProtocol
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.http.handlers import STARTUP_FAILURE, refuse_unsafe
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         port=given.port,
         workers=given.workers,
         loop="uvloop",
-        http="httptools",
+        http=CorkedProtocol,
         log_config=None,
         server_header=False,
         proxy_headers=False,  # our own rule says whose word counts: TRUSTED_PROXIES
