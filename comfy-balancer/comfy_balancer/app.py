@@ -50,6 +50,7 @@ from comfy_balancer.routes import (
     inputs,
     log_in,
     outputs,
+    plain_submit,
     policy,
     publishing,
     runs,
@@ -110,7 +111,6 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # looked up anew for every request
     )
-    app.router.routes.append(tasks.PlainSubmit())
     for part in (tasks, runs, events, outputs, batches, inputs, workflows, publishing, agents, policy, log_in):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
@@ -120,6 +120,7 @@ def create_app(settings: BalancerSettings | None = None) -> FastAPI:
     app.include_router(docs_router(app.title, _document))
     app.router.routes.append(Door())
     app.openapi = partial(openapi.build, app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
+    app.add_middleware(plain_submit.PlainSubmit)
     add_edge(
         app,
         json_limit=settings.json_limit,

@@ -4,8 +4,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.routing import BaseRoute, Match, NoMatchFound
-from starlette.types import Message, Receive, Scope, Send
 
 from comfy_balancer import views
 from comfy_balancer.accepted import Accepted
@@ -127,47 +125,6 @@ async def submit(
         task_request = decode_body(await request.body(), TaskRequest, values_limit=here.settings.values_limit)
         accepted = await here.service.submit(task_request, who, key=idempotency_key, hold=hold)
     return await answered(here, who, accepted, wait)
-
-
-def _again(part: Message, receive: Receive) -> Receive:
-    """`receive`, after the part that was received already."""
-    parts = [part]
-
-    async def receiving() -> Message:
-        return parts.pop() if parts else await receive()
-
-    return receiving
-
-
-class PlainSubmit(BaseRoute):
-    """`submit` of JSON without an option, past FastAPI: reading the parameters that it could have costs it more than
-    all that is done about the task. What it does not match, `submit` takes; there it is documented, too."""
-
-    path = f"{views.API}/tasks"
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        plain = scope["type"] == "http" and scope["path"] == self.path and scope["method"] == "POST"
-        if not plain or scope["query_string"]:
-            return Match.NONE, {}
-        for name, value in scope["headers"]:
-            if name == b"idempotency-key" or (name == b"content-type" and not value.startswith(b"application/json")):
-                return Match.NONE, {}
-        return Match.FULL, {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope["state"]
-        here: Resources = state["resources"]
-        part = await receive()
-        whole = part["type"] == "http.request" and not part.get("more_body", False)
-        body = part["body"] if whole else await Request(scope, _again(part, receive)).body()
-        accepted = await here.service.submit_body(body, state["caller"])
-        answer = await answered(here, state["caller"], accepted, None)
-        state["told"] = True  # "Task accepted", in a line with the same request id
-        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
-        await send({"type": "http.response.body", "body": answer.body})
-
-    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
-        raise NoMatchFound(name, path_params)  # no address is made of its name
 
 
 async def answered(here: Resources, who: Caller, accepted: Accepted, wait: float | None) -> Response:

@@ -59,7 +59,7 @@ def add_edge(
     Limits are in bytes; `form_paths` take files; `shapes` are those of its doors; `rule_of` tells what paths of another
     protocol take.
     """
-    app.add_exception_handler(ComfyError, _on_domain_error)
+    app.add_exception_handler(ComfyError, on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_misfit)
     app.add_exception_handler(HTTPException, _on_http_error)
     # The last that is added is the first that is passed.
@@ -83,7 +83,8 @@ def _in_shape(request: Request, answer: Response, code: str, detail: str) -> Res
     return Response(body, answer.status_code, headers=kept, media_type=media_type)
 
 
-def _on_domain_error(request: Request, error: Exception) -> Response:
+def on_domain_error(request: Request, error: Exception) -> Response:
+    """The answer to what our own code refuses."""
     assert isinstance(error, ComfyError)
     answer = respond(error, _request_id(request))
     if isinstance(error, NothingMore):
