@@ -1,8 +1,8 @@
-"""Calls of one turn of the event loop go to Redis together.
+"""Calls that come together go to Redis together, one batch at a time.
 
 A call alone costs the client some 100 microseconds of its own (a connection from the pool, a write, a wait); in one
-write with others a tenth of it, and Redis writes its append-only file once for all of them. A call that comes while
-nobody else calls is sent at once: nothing is held back to fill a batch.
+write with others a tenth of it, and Redis writes its append-only file once for all of them. A call that comes while no
+batch is under way is sent at once; while one is, what comes next gathers.
 
 This speaks to redis-py's connections, not to its client: the client arms a timer for each reply and packs each value in
 Python, which costs more than all the rest; here one timer guards the whole batch, and hiredis packs it.
@@ -19,7 +19,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 LARGEST = 64  # calls in one write
-MOST = 2  # batches under way at a time: while they are, what comes next gathers
 
 Call = tuple[tuple[object, ...], asyncio.Future[object]]
 
@@ -32,8 +31,8 @@ class Batcher:
         self._pool: Any = redis.connection_pool
         self._patience: float | None = self._pool.connection_kwargs.get("socket_timeout")  # seconds
         self._waiting: deque[Call] = deque()
-        self._sending = 0  # senders that will look at what waits once more
-        self._senders: set[asyncio.Task[None]] = set()
+        self._sender: asyncio.Task[None] | None = None  # until nothing waits
+        self._connection: Any = None  # the sender's
 
     async def script_load(self, text: str) -> str:
         return await self._redis.script_load(text)
@@ -42,11 +41,8 @@ class Batcher:
         """The reply to one command. Raises what redis-py raises, and TimeoutError."""
         reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, reply))
-        if self._sending < min(MOST, len(self._waiting)):
-            self._sending += 1
-            sender = asyncio.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
         return await reply
 
     async def _send(self) -> None:
@@ -54,7 +50,9 @@ class Batcher:
             while self._waiting:
                 await self._send_batch([self._waiting.popleft() for _ in range(min(LARGEST, len(self._waiting)))])
         finally:
-            self._sending -= 1
+            connection, self._connection, self._sender = self._connection, None, None
+            if connection is not None:
+                await self._pool.release(connection)
 
     async def _send_batch(self, batch: list[Call]) -> None:
         replies: list[object]
@@ -78,13 +76,13 @@ class Batcher:
             return await self._once(commands)
 
     async def _once(self, commands: list[tuple[object, ...]]) -> list[object]:
-        connection = await self._pool.get_connection()
-        try:  # whatever breaks off a write or a read disconnects: no reply is left for the next user
-            packed = b"".join(hiredis.pack_command(command) for command in commands)  # type: ignore[arg-type]  # any number of values
-            await connection.send_packed_command(packed, check_health=False)
-            return [await _reply(connection) for _ in commands]
-        finally:
-            await self._pool.release(connection)
+        if self._connection is None:
+            self._connection = await self._pool.get_connection()
+        connection = self._connection
+        packed = b"".join(hiredis.pack_command(command) for command in commands)  # type: ignore[arg-type]  # any number of values
+        # Whatever breaks off a write or a read disconnects: no reply is left for the next batch, which connects again.
+        await connection.send_packed_command(packed, check_health=False)
+        return [await _reply(connection) for _ in commands]
 
 
 async def _reply(connection: Any) -> object:
