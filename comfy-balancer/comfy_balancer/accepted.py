@@ -1,15 +1,15 @@
 """What goes with a submit, and what comes of it: the record that a reader would find. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from comfy_shared.batches import Batch
 from comfy_shared.claims import Submitted
 from comfy_shared.models import Extra, NewTask, Status, Task
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a submit."""
 
     tasks: tuple[Task, ...]  # in the order of the call
@@ -18,8 +18,7 @@ class Accepted:
     fresh: Batch | None = None  # that batch as it was accepted; None when it was before
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True, kw_only=True):
     """What another door than REST decides about a task itself."""
 
     task_id: str = ""  # empty: made here

@@ -67,8 +67,7 @@ class Slot:
     kinds: frozenset[Kind]  # what it may be
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A task that could run, if its files are there."""
 
     request: TaskRequest
@@ -137,13 +136,14 @@ def _from_release(
     if release and release.canary and (secrets.randbelow(100) if chance is None else chance) < release.share:
         trial = replace(around, workflows={**around.workflows, name: release.canary})
         with suppress(InvalidTask):
-            return replace(_from_workflow(request, name, trial, parts, draw_seed), version=release.canary_number)
+            one = _from_workflow(request, name, trial, parts, draw_seed)
+            return msgspec.structs.replace(one, version=release.canary_number)
     workflow = around.workflows.get(name)
     try:
         one = _from_workflow(request, name, around, parts, draw_seed)
     except InvalidTask as error:
         raise placed(error, workflow, workflow.prompt if workflow else {}) from None
-    return replace(one, version=release.number if release else 0)
+    return msgspec.structs.replace(one, version=release.number if release else 0)
 
 
 def check_fields(request: TaskRequest, settings: BalancerSettings) -> list[FieldProblem]:

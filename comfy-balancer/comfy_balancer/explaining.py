@@ -14,9 +14,9 @@ from comfy_balancer.catalog import Fleet
 from comfy_balancer.eligibility import Member, hindrances, read_needs
 from comfy_balancer.outlook import QUESTIONS, Estimate, Outlook, ask, estimate, told
 from comfy_balancer.schemas import AgentFit, EstimateView, ExplainView
-from comfy_balancer.views import iso
 from comfy_shared.keys import Keys
 from comfy_shared.models import Needs, Status, Task
+from comfy_shared.moments import iso
 from comfy_shared.store import border
 
 

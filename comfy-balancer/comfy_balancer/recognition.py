@@ -10,7 +10,6 @@ whole, which also finds the words for what is wrong. Nothing is recognised of gr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -63,8 +62,7 @@ def may_wish(request: RawRequest, who: Caller, settings: BalancerSettings) -> bo
     return (request.priority <= PRIORITY_NORMAL or who.is_admin) and not check_fields(request, settings)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recognised:
+class Recognised(msgspec.Struct, frozen=True, kw_only=True):
     """A graph that needs no more checks."""
 
     prompt: bytes  # as it is stored: each node decoded and encoded again

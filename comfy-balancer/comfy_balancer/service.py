@@ -34,6 +34,7 @@ from comfy_shared.claims import Idempotency, Submitted
 from comfy_shared.errors import Conflict, FieldProblem, InvalidTask, NotFound, Unavailable
 from comfy_shared.events import EventHub
 from comfy_shared.http.problems import invalid
+from comfy_shared.ids import new_id
 from comfy_shared.models import PRIORITY_NORMAL, Event, InputFile, Needs, NewTask, Prompt, Task, decode
 from comfy_shared.needs import lane_of, needs_of
 from comfy_shared.output_options import OutputOptions
@@ -46,6 +47,8 @@ TASK_ID = re.compile(r"[0-9a-z]{26}")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RETRY_ATTEMPTS = 3  # that a retry by hand adds
 HEAVY_TASKS, HEAVY_NODES = 8, 200  # from here a call is checked beside the event loop, so that others are not held up
+
+NOTHING_GIVEN = Given()
 
 T = TypeVar("T")
 
@@ -107,8 +110,7 @@ class TaskService:
         offers = await self._fleet.offers() if raw else []
         recognizer = self._recognizers[who.role]
         if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and may_wish(raw, who, self._settings):
-            ready = Ready(drafts=[known.draft(raw)], uploads=(), files={})
-            return await self._enqueue(self._new_tasks(ready, who.owner, Given()))
+            return await self._enqueue([self._new_task(known.draft(raw), who.owner, {}, new_id(), NOTHING_GIVEN)])
         request = decode_body(body, TaskRequest, values_limit=self._settings.values_limit)
         accepted = await self.submit(request, who)
         if raw and offers is await self._fleet.offers():
@@ -147,7 +149,7 @@ class TaskService:
         expanded = expand(requests, limit=self._settings.batch_limit, batch=batch)
         async with self._prepared(expanded.points, who, uploads, hold=hold) as ready:
             await self._inputs.put(ready.uploads)
-            tasks = self._new_tasks(ready, who.owner, given or Given())
+            tasks = self._new_tasks(ready, who.owner, given or NOTHING_GIVEN)
         together = new_batch(expanded, tasks) if batch or expanded.axes else None
         idempotency = None
         if key is not None:

@@ -1,7 +1,6 @@
 """Records → what clients see. Pure functions."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -20,16 +19,11 @@ from comfy_balancer.schemas import (
 from comfy_balancer.uploads import Upload
 from comfy_shared.batches import Batch
 from comfy_shared.models import Event, Output, Status, Task
+from comfy_shared.moments import iso
 from comfy_shared.registry import Agent
 
 API = "/api/v1"
 LONG_VALUE = 256  # characters; a longer parameter value is left out of lists
-
-
-def iso(milliseconds: int) -> str:
-    """ISO 8601 in UTC, with milliseconds."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def task_url(task_id: str) -> str:
@@ -77,11 +71,11 @@ def _without_long(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timestamps(task: Task, created: str) -> dict[str, str]:
-    times = {Status.PENDING.value: created}
+    times: dict[str, str] = {Status.PENDING: created}
     if task.started_at:
-        times[Status.RUNNING.value] = iso(task.started_at)
+        times[Status.RUNNING] = iso(task.started_at)
     if task.status.final and task.finished_at:
-        times[task.status.value] = iso(task.finished_at)
+        times[task.status] = iso(task.finished_at)
     return times
 
 

@@ -1,6 +1,6 @@
 """Workflows and their versions → what clients see. Pure functions."""
 
-from comfy_balancer.views import API, iso
+from comfy_balancer.views import API
 from comfy_balancer.workflow_schemas import (
     CanaryView,
     ChangeView,
@@ -10,6 +10,7 @@ from comfy_balancer.workflow_schemas import (
     WorkflowSummary,
     WorkflowView,
 )
+from comfy_shared.moments import iso
 from comfy_shared.versions import FileProblem, Standing, Version
 from comfy_shared.workflows import Parameter, ParameterType, Workflow, json_schema
 from comfy_shared.workflows.checks import own_value

@@ -4,14 +4,14 @@ The pair (task id, attempt number) together with the agent's session is the fenc
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from comfy_shared.models import Needs, Status, Task
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Idempotency:
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     """What makes a repeated submit the same submit."""
 
     owner: str
@@ -19,8 +19,7 @@ class Idempotency:
     fingerprint: str  # of the body
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Submitted:
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a submit."""
 
     known: bool  # True: accepted by an earlier call with the same key
@@ -29,8 +28,7 @@ class Submitted:
     positions: tuple[int, ...]  # tasks ahead of each; empty when known
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed task: the fencing token of every report."""
 
     task: Task
@@ -45,8 +43,7 @@ class Attempt:
         return self.task.attempt
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokenAttempt:
+class BrokenAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed task whose record cannot be read; only failing it is left."""
 
     id: str
@@ -55,8 +52,7 @@ class BrokenAttempt:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnknownLanes:
+class UnknownLanes(msgspec.Struct, frozen=True, kw_only=True):
     """Lanes that the agent has to judge before it can claim."""
 
     needs: Mapping[str, Needs | None]  # lane → what it needs; None: the record is gone, so try
@@ -77,8 +73,7 @@ class Unregistered:
 ClaimReply = Attempt | BrokenAttempt | UnknownLanes | Nothing | Draining | Unregistered
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Swept:
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep did."""
 
     statuses: Mapping[str, Status]  # task → its status after its lease had run out

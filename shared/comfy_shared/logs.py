@@ -16,8 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +23,7 @@ import structlog
 
 from comfy_shared.logdy import LogdySender
 from comfy_shared.loglines import LEADING, OURS, Cleaner, fit, simple_line
+from comfy_shared.moments import iso
 
 bound = structlog.contextvars.bound_contextvars  # with bound(task_id=..., attempt=...): every line inside carries these
 
@@ -151,7 +150,7 @@ def configure(
 def _take_our_own() -> None:
     structlog.configure(
         processors=_PROCESSORS,
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # `_if_written` knows the level
         logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
@@ -260,12 +259,11 @@ class Lines:
 
     def dropped(self, count: int) -> bytes:
         """The line that tells Logdy's readers what they miss."""
-        head = self._head(datetime.now(UTC).timestamp(), "WARNING", __name__)
+        head = self._head(time.time(), "WARNING", __name__)
         return fit({**head, "message": "Log lines were dropped", "action": "logs.dropped", "count": count})
 
     def _head(self, created: float, level: str, logger: str) -> dict[str, Any]:
-        timestamp = f"{_second(int(created))}.{int(created % 1 * 1000):03}Z"
-        return {"timestamp": timestamp, "level": level, "service": self._service, "logger": logger}
+        return {"timestamp": iso(int(created * 1000)), "level": level, "service": self._service, "logger": logger}
 
     def _line(self, line: dict[str, Any], fields: dict[str, Any]) -> bytes:
         if simple := simple_line(line, fields):
@@ -285,11 +283,6 @@ class Lines:
         if cleaner.cut:
             line["truncated"] = True
         return fit(line)
-
-
-@lru_cache(maxsize=4)
-def _second(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat().removesuffix("+00:00")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

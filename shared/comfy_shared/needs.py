@@ -8,6 +8,7 @@ and would only split the lanes. Where lists come from: GET /object_info of the i
 import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -139,6 +140,7 @@ def needs_of(prompt: Prompt, offers: Sequence[Offer], require: Mapping[str, str]
     return Needs(classes=tuple(classes), choices=tuple(sorted(choices)), labels=tuple(sorted(require.items())))
 
 
+@lru_cache(maxsize=512)
 def lane_of(needs: Needs) -> str:
     """The lane's name: tasks with equal needs share it."""
     return hashlib.sha256(msgspec.json.encode(needs)).hexdigest()[:16]

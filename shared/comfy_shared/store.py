@@ -7,8 +7,6 @@ checks in Lua).
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -45,21 +43,30 @@ def connect(settings: RedisSettings) -> Redis:
     return Redis.from_pool(pool)
 
 
-@contextmanager
-def border() -> Iterator[None]:
+class _Border:
+    """A class, not a generator: every call to Redis passes it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+            raise Unavailable(f"Redis is away for now ({type(error).__name__}).") from error
+        if isinstance(error, ResponseError):
+            # The client strips the words that it knows; Redis 6 puts "-WORD " into the error of a script.
+            words = {error.status_code, *re.findall(r"(?:^|-)([A-Z]+) ", str(error))}
+            word = next((word for word in PASSING if word in words), None)
+            if word is not None:
+                raise Unavailable(f"Redis takes no commands for now ({word}).") from error
+
+
+_BORDER = _Border()
+
+
+def border() -> _Border:
     """Turns what the client library raises into `Unavailable`; any other error of Redis is a bug of ours and stays one.
 
     Raises:
         Unavailable: Redis is away, stalled, full, loading or read-only.
     """
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise Unavailable(f"Redis is away for now ({type(error).__name__}).") from error
-    except ResponseError as error:
-        # The client strips the words that it knows; Redis 6 puts "-WORD " into the error of a script.
-        words = {error.status_code, *re.findall(r"(?:^|-)([A-Z]+) ", str(error))}
-        word = next((word for word in PASSING if word in words), None)
-        if word is None:
-            raise
-        raise Unavailable(f"Redis takes no commands for now ({word}).") from error
+    return _BORDER

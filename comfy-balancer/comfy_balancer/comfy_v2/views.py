@@ -7,9 +7,9 @@ from msgspec import UNSET, structs
 
 from comfy_balancer.assets import Asset as StoredAsset
 from comfy_balancer.comfy_v2.schemas import Asset, Job, JobError, JobUrls, Output, Progress
-from comfy_balancer.views import iso
 from comfy_shared import models
 from comfy_shared.models import Status, Task, TaskError
+from comfy_shared.moments import iso
 
 API = "/api/v2"
 STATUSES = {

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Response
 
-from comfy_balancer import views
 from comfy_balancer.dependencies import Here, Json, Who
 from comfy_balancer.openapi import answer
 from comfy_balancer.schemas import TicketView
+from comfy_shared.moments import iso
 
 router = APIRouter(prefix="/tickets", tags=["Log-in"])
 
@@ -23,4 +23,4 @@ async def issue(here: Here, who: Who) -> Response:
     A ticket is good for one GET or one websocket, for half a minute.
     """
     ticket, ends = await here.tickets.issue(who)
-    return Json(TicketView(ticket=ticket, expires=views.iso(ends)), 201, headers={"Cache-Control": "no-store"})
+    return Json(TicketView(ticket=ticket, expires=iso(ends)), 201, headers={"Cache-Control": "no-store"})

@@ -9,8 +9,8 @@
 Each refuses by `refuse`, which answers HTTP and websockets alike. CORS is off: no header of it is ever sent.
 """
 
+import random
 import re
-import secrets
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -86,7 +86,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         wished = header(scope, b"x-request-id")
-        request_id = wished if REQUEST_ID.fullmatch(wished) else secrets.token_hex(13)
+        request_id = wished if REQUEST_ID.fullmatch(wished) else f"{random.getrandbits(104):026x}"
         scope.setdefault("state", {}).update(request_id=request_id, shape=find_shape(self._shapes, scope["path"]))
         structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's own asyncio task
         started = False
@@ -253,7 +253,7 @@ def _misfit(told: str, encoding: str, kind: str, *, takes_files: bool, any_type:
         return None
     if kind != "application/json":
         return "The Content-Type must be application/json" + (" or multipart/form-data." if takes_files else ".")
-    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", told, re.IGNORECASE)
+    charset = "charset" in told.lower() and re.search(r"charset\s*=\s*\"?([^\s;\"]+)", told, re.IGNORECASE)
     if charset and charset.group(1).lower() not in ("utf-8", "utf8", "us-ascii"):
         return "JSON is UTF-8."
     return None
