@@ -3,7 +3,8 @@
 Clients send the same graph over and over. So each node is looked up by its bytes; it stands for a *kind*: everything of
 it that some check looks at. A value that is only held against its type and limits ("plain": a seed, a text, a number of
 steps) is held against them here, once, and is no part of the kind; any other is, as it is written. A graph whose ids
-and kinds, in their order, are those of a graph that passed all checks passes them too.
+and kinds, in their order, are those of a graph that passed all checks passes them too. Of a body that is nearly the
+same as one before (`moulds`) not even all nodes are looked up.
 
 What is remembered holds for one role and for the offers of now. It can only say yes: what is not recognised is checked
 whole, which also finds the words for what is wrong. Nothing is recognised of graphs that name files.
@@ -17,6 +18,7 @@ import msgspec
 from comfy_balancer.checks import file_inputs, names_file, path_trick
 from comfy_balancer.drafts import Draft, check_fields
 from comfy_balancer.linked_names import links_to_names
+from comfy_balancer.moulds import MOST_HOLES, MOST_MOULDS, Mould, Node, cut
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.callers import Caller
@@ -30,6 +32,7 @@ MOST_NEW = 16  # nodes of a graph that were never seen: with more it is hardly l
 MOST_BYTES = 8 * 1024 * 1024  # of nodes; then these are forgotten
 MOST_KINDS = 5_000  # then everything is forgotten
 MOST_REMEMBERED = 50_000  # nodes of remembered graphs; the same
+MOST_CUTS = 32  # moulds that are made of one graph: with more, something else in its bodies changes each time
 TYPES: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "STRING": (str,), "BOOLEAN": (bool,)}
 
 Nodes = Mapping[str, msgspec.Raw]
@@ -57,19 +60,25 @@ def read_raw(body: bytes) -> RawRequest | None:
     return request if plain else None
 
 
+def _nodes_in(body: bytes) -> Nodes | None:
+    raw = read_raw(body)
+    return raw.prompt if raw else None
+
+
 def may_wish(request: RawRequest, who: Caller, settings: BalancerSettings) -> bool:
     """Whether there is nothing to say against what the request wishes besides its graph."""
     return (request.priority <= PRIORITY_NORMAL or who.is_admin) and not check_fields(request, settings)
 
 
 class Recognised(msgspec.Struct, frozen=True, kw_only=True):
-    """A graph that needs no more checks."""
+    """A request whose graph needs no more checks."""
 
+    request: RawRequest  # without its graph
     prompt: bytes  # as it is stored: each node decoded and encoded again
     needs: Needs
 
-    def draft(self, request: RawRequest) -> Draft:
-        return Draft(request=request, prompt=self.prompt, needs=self.needs, parameters={}, workflow=None, slots=())
+    def draft(self) -> Draft:
+        return Draft(request=self.request, prompt=self.prompt, needs=self.needs, parameters={}, workflow=None, slots=())
 
 
 class Recognizer:
@@ -78,10 +87,16 @@ class Recognizer:
     def __init__(self) -> None:
         self._memory = _Memory(())
 
-    def recognise(self, nodes: Nodes, offers: Sequence[Offer]) -> Recognised | None:
-        """The graph, if it is like one that passed all checks against these offers."""
+    def at_once(self, body: bytes, offers: Sequence[Offer]) -> Recognised | None:
+        """The request, if it is nearly the same, byte for byte, as one that was recognised."""
         memory = self._memory
-        return memory.recognise(nodes) if memory.fits(offers) else None
+        return memory.at_once(body) if memory.fits(offers) else None
+
+    def recognise(self, body: bytes, raw: RawRequest, offers: Sequence[Offer]) -> Recognised | None:
+        """The request that was read from `body`, if its graph is like one that passed all checks against these
+        offers."""
+        memory = self._memory
+        return memory.recognise(body, raw) if memory.fits(offers) else None
 
     def remember(self, nodes: Nodes, offers: Sequence[Offer]) -> None:
         """This graph just passed all checks against these offers."""
@@ -90,17 +105,35 @@ class Recognizer:
         self._memory.remember(nodes)
 
 
+class _Graph:
+    """A graph that passed all checks."""
+
+    def __init__(self, needs: Needs, found: Sequence[Node]) -> None:
+        self.needs = needs
+        self.changing: set[int] = set()  # indexes of nodes that were not always the same, as far as anybody looked
+        self.cuts = 0
+        self._last = found
+
+    def see(self, found: Sequence[Node]) -> None:
+        """Another one like it, and what its nodes are."""
+        if len(self.changing) <= MOST_HOLES:
+            pairs = enumerate(zip(self._last, found, strict=True))
+            self.changing |= {at for at, (old, new) in pairs if old is not new and bytes(old[1]) != bytes(new[1])}
+            self._last = found
+
+
 class _Memory:
     """What passed against some offers."""
 
     def __init__(self, offers: Sequence[Offer]) -> None:
         self._offers = offers
-        self._nodes: dict[bytes, tuple[int, msgspec.Raw]] = {}  # as sent → number of its kind, as it is stored
+        self._nodes: dict[bytes, Node] = {}  # as sent → what it is
         self._bytes = 0  # of these
         self._kinds: dict[object, int] = {}
         self._rules: dict[tuple[str, str], Rule | None] = {}
-        self._graphs: dict[tuple[tuple[str, ...], tuple[int, ...]], Needs] = {}  # (ids, kinds) → needs
+        self._graphs: dict[tuple[tuple[str, ...], tuple[int, ...]], _Graph] = {}  # by (ids, kinds)
         self._remembered = 0  # nodes of these
+        self._moulds: list[tuple[Mould, RawRequest, Needs]] = []  # the last used first
 
     @property
     def full(self) -> bool:
@@ -110,13 +143,31 @@ class _Memory:
         """Whether it is about these: an offer never changes."""
         return self._offers is offers
 
-    def recognise(self, nodes: Nodes) -> Recognised | None:
+    def at_once(self, body: bytes) -> Recognised | None:
+        for at, known in enumerate(self._moulds):
+            mould, request, needs = known
+            prompt = mould.fill(body, self._node_of)
+            if prompt is not None:
+                if at:
+                    self._moulds.insert(0, self._moulds.pop(at))
+                return Recognised(request=request, prompt=prompt, needs=needs)
+        return None
+
+    def recognise(self, body: bytes, raw: RawRequest) -> Recognised | None:
+        nodes = raw.prompt or {}
         found = self._look_up(nodes, new=MOST_NEW)
-        needs = found and self._graphs.get((tuple(nodes), tuple([kind for kind, _ in found])))
-        if not found or not needs:
+        graph = found and self._graphs.get((tuple(nodes), tuple([kind for kind, _ in found])))
+        if not found or not graph:
             return None
-        stored = {node_id: raw for node_id, (_, raw) in zip(nodes, found, strict=True)}
-        return Recognised(prompt=msgspec.json.encode(stored), needs=needs)
+        request = msgspec.structs.replace(raw, prompt=None)
+        graph.see(found)
+        if graph.cuts < MOST_CUTS:
+            graph.cuts += 1
+            sent = {node_id: bytes(node) for node_id, node in nodes.items()}
+            if mould := cut(body, sent, found, graph.changing, _nodes_in):
+                self._moulds = [(mould, request, graph.needs), *self._moulds[: MOST_MOULDS - 1]]
+        stored = {node_id: node for node_id, (_, node) in zip(nodes, found, strict=True)}
+        return Recognised(request=request, prompt=msgspec.json.encode(stored), needs=graph.needs)
 
     def remember(self, nodes: Nodes) -> None:
         found = self._look_up(nodes, new=len(nodes))
@@ -124,10 +175,11 @@ class _Memory:
             return
         prompt = {node_id: msgspec.json.decode(raw) for node_id, raw in nodes.items()}
         if not _names_files(prompt, self._offers):
-            self._graphs[tuple(nodes), tuple([kind for kind, _ in found])] = needs_of(prompt, self._offers)
+            key = tuple(nodes), tuple([kind for kind, _ in found])
+            self._graphs[key] = _Graph(needs_of(prompt, self._offers), found)
             self._remembered += len(nodes)
 
-    def _look_up(self, nodes: Nodes, *, new: int) -> list[tuple[int, msgspec.Raw]] | None:
+    def _look_up(self, nodes: Nodes, *, new: int) -> list[Node] | None:
         """What each node stands for; None when one of them has no kind, or more than `new` were never seen."""
         known = self._nodes
         found = []
@@ -141,7 +193,10 @@ class _Memory:
             found.append(node)
         return found
 
-    def _learn(self, raw: bytes) -> tuple[int, msgspec.Raw] | None:
+    def _node_of(self, raw: bytes) -> Node | None:
+        return self._nodes.get(raw) or self._learn(raw)
+
+    def _learn(self, raw: bytes) -> Node | None:
         if len(raw) > LARGEST_NODE or len(self._kinds) > MOST_KINDS:
             return None
         try:

@@ -106,11 +106,14 @@ class TaskService:
 
     async def submit_body(self, body: bytes, who: Caller) -> Accepted:
         """`submit` of a request as JSON. A graph that is like one before is not checked whole again."""
-        raw = read_raw(body)
-        offers = await self._fleet.offers() if raw else []
+        offers = await self._fleet.offers()
         recognizer = self._recognizers[who.role]
-        if raw and (known := recognizer.recognise(raw.prompt or {}, offers)) and may_wish(raw, who, self._settings):
-            return await self._enqueue([self._new_task(known.draft(raw), who.owner, {}, new_id(), NOTHING_GIVEN)])
+        raw = None
+        known = recognizer.at_once(body, offers)
+        if known is None and (raw := read_raw(body)):
+            known = recognizer.recognise(body, raw, offers)
+        if known and may_wish(known.request, who, self._settings):
+            return await self._enqueue([self._new_task(known.draft(), who.owner, {}, new_id(), NOTHING_GIVEN)])
         request = decode_body(body, TaskRequest, values_limit=self._settings.values_limit)
         accepted = await self.submit(request, who)
         if raw and offers is await self._fleet.offers():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from comfy_balancer.drafts import Surroundings, draft
 from comfy_balancer.node_policy import NodePolicy
-from comfy_balancer.recognition import MOST_NEW, Nodes, Recognised, Recognizer, read_raw
+from comfy_balancer.recognition import MOST_CUTS, MOST_NEW, Nodes, RawRequest, Recognised, Recognizer, read_raw
 from comfy_balancer.schemas import TaskRequest
 from comfy_balancer.settings import BalancerSettings
 from comfy_shared.errors import InvalidTask
@@ -59,6 +59,19 @@ def nodes(graph: dict[str, Any]) -> Nodes:
     return raw.prompt or {}
 
 
+def recognise(recognizer: Recognizer, graph: dict[str, Any], offers: list[Offer] = OFFERS) -> Recognised | None:
+    return recognise_body(recognizer, msgspec.json.encode({"prompt": graph}), offers)
+
+
+def recognise_body(recognizer: Recognizer, body: bytes, offers: list[Offer] = OFFERS) -> Recognised | None:
+    """As the service does it; what is known at once is what reading the whole body comes to."""
+    at_once = recognizer.at_once(body, offers)
+    raw = read_raw(body)
+    known = recognizer.recognise(body, raw, offers) if raw else None
+    assert at_once is None or at_once == known
+    return known
+
+
 def changed(node: str, name: str, value: Any) -> dict[str, Any]:
     graph = copy.deepcopy(GRAPH)
     graph[node]["inputs"][name] = value
@@ -95,8 +108,8 @@ def recognizer() -> Recognizer:
 )
 def test_another_plain_value_is_recognised(recognizer: Recognizer, node: str, name: str, value: Any) -> None:
     graph = changed(node, name, value)
-    known = recognizer.recognise(nodes(graph), OFFERS)
-    assert known == Recognised(prompt=msgspec.json.encode(graph), needs=needs_of(GRAPH, OFFERS))
+    expected = Recognised(request=RawRequest(), prompt=msgspec.json.encode(graph), needs=needs_of(GRAPH, OFFERS))
+    assert recognise(recognizer, graph) == expected
     assert passes(graph)
 
 
@@ -125,7 +138,7 @@ def test_another_plain_value_is_recognised(recognizer: Recognizer, node: str, na
     ],
 )
 def test_another_choice_link_or_kind_of_value_is_not(recognizer: Recognizer, node: str, name: str, value: Any) -> None:
-    assert recognizer.recognise(nodes(changed(node, name, value)), OFFERS) is None
+    assert recognise(recognizer, changed(node, name, value)) is None
 
 
 def test_other_nodes_ids_and_orders_are_not(recognizer: Recognizer) -> None:
@@ -139,15 +152,15 @@ def test_other_nodes_ids_and_orders_are_not(recognizer: Recognizer) -> None:
         {**GRAPH, "3": {**GRAPH["3"], "_meta": {"title": {"deep": 1}}}},
         {**GRAPH, "3": "no node"},
     ):
-        assert recognizer.recognise(nodes(graph), OFFERS) is None
+        assert recognise(recognizer, graph) is None
 
 
 def test_what_was_checked_against_other_offers_is_not(recognizer: Recognizer) -> None:
     others = [Offer(INFO)]
-    assert recognizer.recognise(nodes(GRAPH), others) is None
+    assert recognise(recognizer, GRAPH, others) is None
     recognizer.remember(nodes(GRAPH), others)
-    assert recognizer.recognise(nodes(GRAPH), others) is not None
-    assert recognizer.recognise(nodes(GRAPH), OFFERS) is None
+    assert recognise(recognizer, GRAPH, others) is not None
+    assert recognise(recognizer, GRAPH) is None
 
 
 def test_a_value_is_plain_only_when_every_agent_takes_it() -> None:
@@ -156,8 +169,8 @@ def test_a_value_is_plain_only_when_every_agent_takes_it() -> None:
     offers = [*OFFERS, Offer(narrow)]
     made = Recognizer()
     made.remember(nodes(GRAPH), offers)
-    assert made.recognise(nodes(changed("2", "seed", 10)), offers) is not None
-    assert made.recognise(nodes(changed("2", "seed", 11)), offers) is None
+    assert recognise(made, changed("2", "seed", 10), offers) is not None
+    assert recognise(made, changed("2", "seed", 11), offers) is None
 
 
 def test_graphs_that_take_files_or_names_over_links_are_checked_each_time() -> None:
@@ -167,17 +180,40 @@ def test_graphs_that_take_files_or_names_over_links_are_checked_each_time() -> N
     ):
         made = Recognizer()
         made.remember(nodes(graph), OFFERS)
-        assert made.recognise(nodes(graph), OFFERS) is None
+        assert recognise(made, graph) is None
 
 
 def test_a_key_that_stands_twice_means_what_it_meant_to_the_checks(recognizer: Recognizer) -> None:
     """The last one, in the stored bytes too."""
     body = msgspec.json.encode({"prompt": GRAPH}).replace(b'"seed":7', b'"seed":-1,"seed":9')
-    raw = read_raw(body)
-    assert raw is not None
-    known = recognizer.recognise(raw.prompt or {}, OFFERS)
+    known = recognise_body(recognizer, body)
     assert known is not None
     assert known.prompt == msgspec.json.encode(changed("2", "seed", 9))
+
+
+def test_another_seed_is_recognised_at_once_once_it_was_seen_to_change(recognizer: Recognizer) -> None:
+    bodies = [msgspec.json.encode({"prompt": changed("2", "seed", seed), "priority": 3}) for seed in range(4)]
+    assert recognizer.at_once(bodies[0], OFFERS) is None
+    assert recognise_body(recognizer, bodies[0])
+    assert recognise_body(recognizer, bodies[1])
+    known = recognizer.at_once(bodies[2], OFFERS)
+    assert known is not None
+    assert (known.request.priority, known.prompt) == (3, msgspec.json.encode(changed("2", "seed", 2)))
+    assert recognizer.at_once(bodies[3].replace(b'"seed":3', b'"seed":-3'), OFFERS) is None
+    assert recognizer.at_once(bodies[3].replace(b'"euler"', b'"ddim"'), OFFERS) is None
+    assert recognizer.at_once(bodies[3].replace(b'"priority":3', b'"priority":9'), OFFERS) is None
+    assert recognizer.at_once(bodies[3], [Offer(INFO)]) is None
+
+
+def test_bodies_that_differ_each_time_besides_their_nodes_are_not_cut_up_for_ever(recognizer: Recognizer) -> None:
+    bodies = [
+        msgspec.json.encode({"prompt": GRAPH, "labels": {"number": str(number)}}) for number in range(MOST_CUTS + 2)
+    ]
+    for body in bodies[:-1]:
+        assert recognise_body(recognizer, body)
+    assert recognizer.at_once(bodies[MOST_CUTS - 1], OFFERS) is not None
+    assert recognizer.at_once(bodies[MOST_CUTS], OFFERS) is None
+    assert recognise_body(recognizer, bodies[-1])
 
 
 def test_a_graph_of_new_nodes_only_is_not_even_read() -> None:
@@ -186,7 +222,7 @@ def test_a_graph_of_new_nodes_only_is_not_even_read() -> None:
     made = Recognizer()
     made.remember(nodes(graph), OFFERS)
     graph = {name: {**node, "_meta": {"title": name}} for name, node in graph.items()}
-    assert made.recognise(nodes(graph), OFFERS) is None
+    assert recognise(made, graph) is None
 
 
 @pytest.mark.parametrize(
@@ -198,8 +234,7 @@ def test_a_graph_of_new_nodes_only_is_not_even_read() -> None:
     ],
 )  # fmt: skip
 def test_another_body_is_left_to_the_checks(body: bytes) -> None:
-    raw = read_raw(body)
-    assert raw is None or Recognizer().recognise(raw.prompt or {}, OFFERS) is None
+    assert recognise_body(Recognizer(), body) is None
 
 
 VALUES: st.SearchStrategy[Any] = st.one_of(
@@ -234,7 +269,7 @@ def test_what_is_recognised_would_have_passed_all_checks(histories: list[tuple[l
             sent = nodes(graph)
         except (OverflowError, msgspec.MsgspecError):
             continue  # no JSON of it
-        known = made.recognise(sent, OFFERS)
+        known = recognise(made, graph)
         if known is not None:
             checked = draft(TaskRequest(prompt=msgspec.json.decode(msgspec.json.encode(graph))), AROUND)
             assert (known.prompt, known.needs) == (checked.prompt, checked.needs)
