@@ -23,6 +23,7 @@ class Peers:
 
     def __init__(self, settings: SharedSettings) -> None:
         self._trusted = [ip_network(part.strip()) for part in settings.trusted_proxies.split(",") if part.strip()]
+        self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
 
     def client(self, scope: Scope) -> str:
         """The client's address, for counting: of IPv6 the network that one client has."""
@@ -51,7 +52,7 @@ class Peers:
             return told not in ("", *TLS)
         return not peer.is_loopback
 
-    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+    def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
 
 
