@@ -1,8 +1,9 @@
 """The queue alone: what a transition costs beside the bare Redis round trip of the same client, how that grows with the
 tasks that wait and the agents that idle, what a waiting task takes of Redis' memory, and how many tasks a second go
-through it beside two other queues.
+through it beside two other queues, and beside the least that such a queue could be (`minimal`).
 
-The append-only file is on, with fsync always. Transitions are timed one call at a time: what one costs, not what
+The append-only file is on: with fsync always, as we deploy it, and for the comparison with Redis' default, too.
+Transitions are timed one call at a time: what one costs, not what
 batches hide. The prompt is a graph of 2 KiB.
 """
 
@@ -27,6 +28,7 @@ from comfy_shared.registry import AgentRecord, Registry, Vitals
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect
 from test.bench import rivals
+from test.bench.minimal import Minimal
 from test.cluster import ROOT, Process, free_port, redis_binary, wait_until
 
 CALLS = 1000
@@ -49,16 +51,16 @@ def graph() -> bytes:
 PROMPT = graph()
 
 
-def new_task(number: int) -> NewTask:
-    return NewTask(id=f"bench-{number:08}", owner="bench", prompt=PROMPT, needs=NEEDS, lane=lane_of(NEEDS))
+def new_task(number: int, prompt: bytes = PROMPT) -> NewTask:
+    return NewTask(id=f"bench-{number:08}", owner="bench", prompt=prompt, needs=NEEDS, lane=lane_of(NEEDS))
 
 
 @contextmanager
-def redis_server() -> Iterator[int]:
-    """The port of a Redis of our own that writes everything to disk at once."""
+def redis_server(fsync: str) -> Iterator[int]:
+    """The port of a Redis of our own with an append-only file."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
+        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", fsync, "--auto-aof-rewrite-percentage", "0"]
         place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         server = Process("redis", [redis_binary(), *place, *durable], {}, Path(folder))
         server.start()
@@ -80,6 +82,24 @@ class Line:
         self._registry = Registry(self.redis, self.keys, heartbeat_ttl=6000, retention=6000)
         self._number = 0
         self.attempts: list[Attempt] = []
+
+    @property
+    def channel(self) -> str:
+        """Where the first agent is woken."""
+        return self.keys.channel("0")
+
+    async def open(self) -> None:
+        """Has one agent, which knows the lane."""
+        await self.submit()
+        await self.join(0)
+        await self.settle()
+
+    async def take(self) -> bool:
+        """Whether there was one for the first agent."""
+        return isinstance(await self.claim(0), Attempt)
+
+    async def submit_numbered(self, number: int, prompt: bytes) -> None:
+        await self.queue.submit([new_task(number, prompt)], queue_limit=MOST, owner_limit=MOST)
 
     async def join(self, agent: int) -> None:
         record = AgentRecord(id=str(agent), address="", state="ready")
@@ -134,9 +154,7 @@ async def transitions(line: Line, agents: int, label: str) -> list[str]:
 
 async def growth(port: int) -> AsyncIterator[str]:
     line = Line(port)
-    await line.submit()
-    await line.join(0)
-    await line.settle()
+    await line.open()
     empty = (await line.redis.info("memory"))["used_memory"]
     waiting = 0
     for number in WAITING:
@@ -156,23 +174,23 @@ async def growth(port: int) -> AsyncIterator[str]:
     await line.redis.aclose()
 
 
-async def produce(port: int, number: int) -> None:
-    line = Line(port)
+async def produce(kind: type[Line | Minimal], port: int, number: int) -> None:
+    line = kind(port)
     numbers = iter(range(number))
 
     async def slot() -> None:
         for each in numbers:
-            await line.queue.submit([new_task(10**7 + each)], queue_limit=MOST, owner_limit=MOST)
+            await line.submit_numbered(10**7 + each, PROMPT)
 
     await asyncio.gather(*[slot() for _ in range(SLOTS)])
     await line.redis.aclose()
 
 
-def producer(port: int, number: int) -> None:
-    asyncio.run(produce(port, number))
+def producer(kind: type[Line | Minimal], port: int, number: int) -> None:
+    asyncio.run(produce(kind, port, number))
 
 
-async def consume(line: Line, number: int) -> int:
+async def consume(line: Line | Minimal, number: int) -> int:
     """Claims and completes at least `number` tasks with `SLOTS` hands; a hand that finds nothing waits for the wake-up.
     How many it took."""
     taken = 0
@@ -182,7 +200,7 @@ async def consume(line: Line, number: int) -> int:
         nonlocal taken
         while taken < number:
             wake.clear()
-            if isinstance(await line.claim(0), Attempt):
+            if await line.take():
                 taken += 1
                 await line.settle()
             elif taken < number:
@@ -191,7 +209,7 @@ async def consume(line: Line, number: int) -> int:
                 wake.set()
 
     async with line.redis.pubsub() as pubsub:
-        await pubsub.subscribe(line.keys.channel("0"))
+        await pubsub.subscribe(line.channel)
 
         async def listen() -> None:
             async for _ in pubsub.listen():
@@ -203,12 +221,10 @@ async def consume(line: Line, number: int) -> int:
     return taken
 
 
-async def through(port: int) -> str:
-    line = Line(port)
-    await line.submit()
-    await line.join(0)
-    await line.settle()
-    process = multiprocessing.get_context("spawn").Process(target=producer, args=(port, THROUGH))
+async def through(kind: type[Line | Minimal], name: str, port: int) -> str:
+    line = kind(port)
+    await line.open()
+    process = multiprocessing.get_context("spawn").Process(target=producer, args=(kind, port, THROUGH))
     process.start()
     first = await consume(line, 1)  # its interpreter has to start
     began_at = time.perf_counter()
@@ -216,15 +232,15 @@ async def through(port: int) -> str:
     process.join()
     latency = await low_load(line)
     await line.redis.aclose()
-    return f"{'this queue':12} {rate:8,.0f} tasks/s   submit to claim at low load p50 {latency:9.2f} ms"
+    return f"{name:12} {rate:8,.0f} tasks/s   submit to claim at low load p50 {latency:9.2f} ms"
 
 
-async def low_load(line: Line) -> float:
+async def low_load(line: Line | Minimal) -> float:
     """Median ms from the begin of a submit to the claim of an idle agent that waited for it."""
     took = []
     async with line.redis.pubsub() as pubsub:
-        await pubsub.subscribe(line.keys.channel("0"))
-        await line.claim(0)
+        await pubsub.subscribe(line.channel)
+        await line.take()
         for _ in range(200):
             while await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.0):
                 pass
@@ -232,20 +248,24 @@ async def low_load(line: Line) -> float:
             submitted = asyncio.create_task(line.submit())
             while await pubsub.get_message(ignore_subscribe_messages=True, timeout=5) is None:
                 pass
-            await line.claim(0)
+            await line.take()
             took.append((time.perf_counter() - at) * 1000)
             await submitted
             await line.settle()
-            await line.claim(0)
+            await line.take()
     return statistics.median(took)
 
 
 def run() -> Iterator[str]:
-    with redis_server() as port:
-        yield asyncio.run(through(port))
-    with redis_server() as port:
-        yield from rivals.run(port, THROUGH, SLOTS)
-    with redis_server() as port, asyncio.Runner() as runner:
+    for fsync in ("always", "everysec"):
+        yield f"append-only file with appendfsync {fsync}"
+        with redis_server(fsync) as port:
+            yield asyncio.run(through(Line, "this queue", port))
+        with redis_server(fsync) as port:
+            yield asyncio.run(through(Minimal, "minimal", port))
+        with redis_server(fsync) as port:
+            yield from rivals.run(port, THROUGH, SLOTS)
+    with redis_server("always") as port, asyncio.Runner() as runner:
         lines = growth(port)
         while line := runner.run(anext(lines, "")):  # minutes pass between them
             yield line
