@@ -3,8 +3,7 @@ tasks that wait and the agents that idle, what a waiting task takes of Redis' me
 through it beside two other queues, and beside the least that such a queue could be (`minimal`).
 
 The append-only file is on: with fsync always, as we deploy it, and for the comparison with Redis' default, too.
-Transitions are timed one call at a time: what one costs, not what
-batches hide. The prompt is a graph of 2 KiB.
+Transitions are timed one call at a time: what one costs, not what batches hide. The prompt is a graph of 2 KiB.
 """
 
 import asyncio
