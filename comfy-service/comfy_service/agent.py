@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 
 from comfy_service.classes import Classes
+from comfy_service.ear import Ear
 from comfy_service.editor import EditorPublisher
 from comfy_service.fitness import Fitness
 from comfy_service.heartbeat import Heartbeat
@@ -37,13 +38,11 @@ from comfy_shared.models import TaskError
 from comfy_shared.needs import Offer, can_run
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry, Vitals, pack_offer
-from comfy_shared.store import border
 from comfy_shared.versions import Versions
 
 log = structlog.get_logger(__name__)
 
 HANDOVER = 0.1  # seconds that an ended prompt leaves to the next one
-EAR = 0.2  # seconds that the control loop listens before it looks for the stop
 SETTLE_SECONDS = 5.0  # what a stop leaves for giving back and settling after the grace period
 
 
@@ -60,7 +59,7 @@ class Agent:
     ) -> None:
         self.session = uuid4().hex
         self._settings = settings
-        self._redis = redis
+        self._ear = Ear(redis, queue.keys.channel(settings.agent))
         self._queue = queue
         self._instance = Instance(settings.comfyui_urls, patience=settings.patience_seconds)
         self._socket = Socket(self._on_frame)
@@ -111,7 +110,7 @@ class Agent:
                 loops.start("fitness", lambda: self._fitness.run(loops))
                 loops.start("leases", lambda: self._leases.run(loops))
                 loops.start("instance", lambda: self._watch_instance(loops))
-                loops.start("control", lambda: self._listen(loops))
+                loops.start("control", lambda: self._ear.listen(loops, self._wake.set, self._on_message))
                 loops.start("live", lambda: self._live.send(loops))
                 loops.start("workflows", lambda: self._publisher.run(loops))
                 if self._settings.editor_publish:
@@ -291,26 +290,8 @@ class Agent:
         if run := self._runs.get(task_id):
             run.lose(taken=told)
 
-    async def _listen(self, loops: Loops) -> None:
-        """Takes wake-ups and cancellations. They are hints: whatever is missed while Redis is away is found
-        otherwise."""
-        backoff = Backoff(0.1, 2.0)
-        while not loops.stop.is_set():
-            try:
-                with border():
-                    async with self._redis.pubsub() as pubsub:
-                        await pubsub.subscribe(self._queue.keys.channel(self._settings.agent))
-                        self._wake.set()
-                        backoff.reset()
-                        while not loops.stop.is_set():
-                            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=EAR)
-                            if message is not None:
-                                self._on_message(bytes(message["data"]).decode(errors="replace"))
-            except Unavailable as error:
-                log.warning("Wake-ups are not readable now", action="agent.control_away", reason=error.message)
-                await loops.pause(backoff.next())
-
     def _on_message(self, message: str) -> None:
+        """Hints, all of them: whatever is missed while Redis is away is found otherwise."""
         word, *rest = message.split()
         if word == "cancel" and len(rest) == 2:
             run = self._runs.get(rest[0])

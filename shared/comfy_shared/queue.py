@@ -32,9 +32,6 @@ from comfy_shared.claims import (
 from comfy_shared.errors import (
     Conflict,
     Damaged,
-    FieldProblem,
-    IdempotencyConflict,
-    InvalidTask,
     LeaseLost,
     NotFound,
     QueueFull,
@@ -50,23 +47,15 @@ from comfy_shared.models import (
     Status,
     Task,
     TaskError,
-    decode,
     pack,
 )
+from comfy_shared.packing import attempt_of, encode, needs_of_reply, packed_batch, packed_task, submitted, text
 from comfy_shared.scripts import Argument, Script
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import border
 
-encode = msgspec.json.encode
-
-
 _POLICIES = frozenset(policy.value.encode() for policy in Policy)
 UNLIMITED = 10**9
-
-
-def text(value: object) -> str:
-    """JSON as text: Lua's msgpack knows no byte strings."""
-    return encode(value).decode()
 
 
 class Queue:
@@ -113,8 +102,8 @@ class Queue:
                     *(pack(task.prompt) for task in tasks),
                     *(pack(encode(task.extra)) if task.extra else b"" for task in tasks),
                 ],
-                tasks=msgspec.msgpack.encode([_packed(task) for task in tasks]),
-                batch=msgspec.msgpack.encode(_packed_batch(batch)) if batch else b"",
+                tasks=msgspec.msgpack.encode([packed_task(task) for task in tasks]),
+                batch=msgspec.msgpack.encode(packed_batch(batch)) if batch else b"",
                 queue_limit=queue_limit,
                 owner_limit=owner_limit,
                 ageing_ms=self.ageing_ms,
@@ -122,24 +111,12 @@ class Queue:
                 fingerprint=idempotency.fingerprint if idempotency else "",
                 idempotency_ms=idempotency_ms,
             )
-        word, *rest = cast("list[Any]", reply)
-        if word == b"full":
-            raise QueueFull(f"{rest[0]} tasks wait already; the limit is {queue_limit}.")
-        if word == b"owner_full":
-            raise QueueFull(f"{rest[1]} tasks of {rest[0].decode()} wait already; the limit is {owner_limit}.")
-        if word == b"conflict":
-            raise IdempotencyConflict
-        if word == b"input":
-            message = f"there is no stored input file {rest[0].decode()}"
-            raise InvalidTask((FieldProblem(field="inputs", message=message),))
-        if word == b"known":
-            ids = tuple(item.decode() for item in rest) if idempotency else tuple(task.id for task in tasks)
-            return Submitted(known=True, ids=ids, created_at=0, positions=())
-        return Submitted(
-            known=False,
-            ids=tuple(task.id for task in tasks),
-            created_at=rest[0],
-            positions=tuple(rest[1:]),
+        return submitted(
+            cast("list[Any]", reply),
+            tasks,
+            queue_limit=queue_limit,
+            owner_limit=owner_limit,
+            by_key=idempotency is not None,
         )
 
     async def claim(
@@ -168,10 +145,10 @@ class Queue:
             )
         word, *rest = cast("list[Any]", reply)
         if word == b"claimed":
-            return _attempt(rest[0], session)
+            return attempt_of(rest[0], session)
         if word == b"lanes":
             pairs = zip(rest[::2], rest[1::2], strict=True)
-            return UnknownLanes(needs={lane.decode(): _needs(raw) for lane, raw in pairs})
+            return UnknownLanes(needs={lane.decode(): needs_of_reply(raw) for lane, raw in pairs})
         if word == b"empty":
             return Nothing()
         return Draining() if word == b"draining" else Unregistered()
@@ -299,7 +276,7 @@ class Queue:
                 lease_ms=self.lease_ms,
             )
         word, *rest = cast("list[Any]", reply)
-        return _attempt(rest[0], session) if word == b"adopted" else None
+        return attempt_of(rest[0], session) if word == b"adopted" else None
 
     async def cancel(self, task_id: str) -> None:
         """Cancels a pending or running task; canceling a canceled one is fine.
@@ -409,75 +386,3 @@ class Queue:
         if not fields:
             raise NotFound(f"there is no task {task_id}")
         return Task.from_hash(fields, position=rank)
-
-
-def _packed(task: NewTask) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "id": task.id,
-        "owner": task.owner,
-        "lane": task.lane,
-        "priority": str(task.priority),  # as text: numbers are slow to print in Lua
-        "max_attempts": str(task.max_attempts),
-        "timeout": f"{task.timeout:.17g}",
-    }
-    if task.workflow:
-        fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
-    if task.workflow_version:
-        fields["workflow_version"] = str(task.workflow_version)
-    if task.parameters:
-        fields["parameters"] = text(task.parameters)
-    if task.labels:
-        fields["labels"] = text(task.labels)
-    if task.inputs:
-        fields["inputs"] = text(task.inputs)
-    if task.notes:
-        fields["notes"] = text(task.notes)
-    if task.output_options:
-        fields["output_options"] = text(task.output_options)
-    return {
-        "id": task.id,
-        "owner": task.owner,
-        "lane": task.lane,
-        "needs": text(task.needs),
-        "priority": task.priority,
-        "workflow": task.workflow,
-        "labels": [f"{name}={value}" for name, value in task.labels.items()],
-        "inputs": [file.sha256 for file in task.inputs],
-        "reuse": task.reuse,
-        "front": task.front,
-        "fields": [item for pair in fields.items() for item in pair],
-        "told": text({"priority": task.priority, "workflow": task.workflow or None, **_client_of(task)}),
-    }
-
-
-def _packed_batch(batch: NewBatch) -> dict[str, Any]:
-    fields = {"owner": batch.owner, "workflow": batch.workflow, "axes": text(batch.axes), "columns": batch.columns}
-    return {"id": batch.id, "owner": batch.owner, "fields": [item for pair in fields.items() for item in pair]}
-
-
-def _client_of(task: NewTask) -> dict[str, str]:
-    """For the processes that serve the client's sockets."""
-    if task.extra is None or task.extra.client_id is None:
-        return {}
-    return {"client": task.extra.client_id, "owner": task.owner}
-
-
-def _attempt(flat: list[bytes], session: str) -> Attempt | BrokenAttempt:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    try:
-        return Attempt(task=Task.from_hash(fields), session=session)
-    except Damaged as error:
-        number = int(fields.get(b"attempt", b"0"))
-        return BrokenAttempt(
-            id=fields.get(b"id", b"").decode(errors="replace"),
-            number=number,
-            session=session,
-            reason=error.message,
-        )
-
-
-def _needs(raw: bytes) -> Needs | None:
-    try:
-        return decode(raw, Needs)
-    except Damaged:
-        return None
