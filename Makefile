@@ -45,7 +45,7 @@ test: install ## All tests; COMFYUI_URL=http://host:8188 adds the real ComfyUI t
 	echo "== one by one: whole systems"; $(BIN)/pytest $(addprefix --ignore=,$(SIDE_BY_SIDE)) || status=1; \
 	exit $$status
 
-faults: install ## Every fault, long forms too, and their table (40 min); COMFYUI_COMMAND='… {port}' adds real ComfyUIs
+faults: install ## Every fault, long forms too, and their table (25 min); COMFYUI_COMMAND='… {port}' adds real ComfyUIs
 	@$(BIN)/python -m test.faults
 
 soak: install ## The queue model with 20,000 examples, then 30 min of load and faults (COMFY_SOAK_MINUTES)

@@ -8,7 +8,7 @@ import msgspec
 from comfy_shared.batches import NewBatch
 from comfy_shared.claims import Attempt, BrokenAttempt, Submitted
 from comfy_shared.errors import Damaged, FieldProblem, IdempotencyConflict, InvalidTask, QueueFull
-from comfy_shared.models import Needs, NewTask, Task, decode
+from comfy_shared.models import Needs, NewTask, Task, decode, pack
 
 encode = msgspec.json.encode
 
@@ -32,16 +32,9 @@ def packed_task(task: NewTask) -> dict[str, Any]:
         fields |= {"workflow": task.workflow, "workflow_digest": task.workflow_digest}
     if task.workflow_version:
         fields["workflow_version"] = str(task.workflow_version)
-    if task.parameters:
-        fields["parameters"] = text(task.parameters)
-    if task.labels:
-        fields["labels"] = text(task.labels)
-    if task.inputs:
-        fields["inputs"] = text(task.inputs)
-    if task.notes:
-        fields["notes"] = text(task.notes)
-    if task.output_options:
-        fields["output_options"] = text(task.output_options)
+    for name in ("parameters", "labels", "inputs", "notes", "output_options"):
+        if value := getattr(task, name):
+            fields[name] = text(value)
     return {
         "id": task.id,
         "owner": task.owner,
@@ -56,6 +49,12 @@ def packed_task(task: NewTask) -> dict[str, Any]:
         "fields": [item for pair in fields.items() for item in pair],
         "told": text({"priority": task.priority, "workflow": task.workflow or None, **_client_of(task)}),
     }
+
+
+def packed_bodies(tasks: Sequence[NewTask]) -> list[bytes]:
+    """Each prompt, then what else each task brings, as bytes of their own."""
+    extras = [pack(encode(task.extra)) if task.extra else b"" for task in tasks]
+    return [*(pack(task.prompt) for task in tasks), *extras]
 
 
 def packed_batch(batch: NewBatch) -> dict[str, Any]:

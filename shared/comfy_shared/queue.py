@@ -49,7 +49,16 @@ from comfy_shared.models import (
     TaskError,
     pack,
 )
-from comfy_shared.packing import attempt_of, encode, needs_of_reply, packed_batch, packed_task, submitted, text
+from comfy_shared.packing import (
+    attempt_of,
+    encode,
+    needs_of_reply,
+    packed_batch,
+    packed_bodies,
+    packed_task,
+    submitted,
+    text,
+)
 from comfy_shared.scripts import Argument, Script
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import border
@@ -98,10 +107,7 @@ class Queue:
                 self._batcher,
                 self.keys,
                 {"idempotency": key},
-                rest=[
-                    *(pack(task.prompt) for task in tasks),
-                    *(pack(encode(task.extra)) if task.extra else b"" for task in tasks),
-                ],
+                rest=packed_bodies(tasks),
                 tasks=msgspec.msgpack.encode([packed_task(task) for task in tasks]),
                 batch=msgspec.msgpack.encode(packed_batch(batch)) if batch else b"",
                 queue_limit=queue_limit,

@@ -160,9 +160,8 @@ def run() -> list[str]:
         folder = Path(name)
         settings = {"BALANCER_WORKERS": "1", "QUEUE_LIMIT": "1000000", "OWNER_QUEUED_LIMIT": "1000000"}
         with Cluster(folder, agents=1, settings=settings) as system:
-            with SyncRedis(
-                port=system.redis_port
-            ) as redis:  # it would write GBs of the baseline's bodies anew, at any moment
+            # Redis would write GBs of the baseline's bodies anew, at any moment.
+            with SyncRedis(port=system.redis_port) as redis:
                 redis.config_set("auto-aof-rewrite-percentage", "0")
             with system.client() as client:  # its offer is what graphs are checked against; it runs none of them
                 client.post("/api/v1/agents/agent-1/drain").raise_for_status()

@@ -9,6 +9,7 @@ from comfy_shared.batching import Batcher
 from comfy_shared.models import pack
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect
+from test.bench.prompt import PROMPT
 
 SUBMIT = """
 redis.call('HSET', KEYS[2] .. ARGV[1], 'prompt', ARGV[2], 'status', 'pending', 'attempt', '0')
@@ -51,12 +52,12 @@ class Minimal:
     async def open(self) -> None:
         await self.redis.ping()
 
-    async def submit_numbered(self, number: int, prompt: bytes) -> None:
-        await self._run(SUBMIT, str(number), pack(prompt), number)
+    async def submit_numbered(self, number: int) -> None:
+        await self._run(SUBMIT, str(number), pack(PROMPT), number)
 
     async def submit(self) -> None:
         self._number += 1
-        await self.submit_numbered(self._number, b"{}")
+        await self.submit_numbered(self._number)
 
     async def take(self) -> bool:
         """Whether there was one."""

@@ -7,7 +7,6 @@ Transitions are timed one call at a time: what one costs, not what batches hide.
 """
 
 import asyncio
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -28,7 +27,8 @@ from comfy_shared.settings import SharedSettings
 from comfy_shared.store import connect
 from test.bench import rivals
 from test.bench.minimal import Minimal
-from test.cluster import ROOT, Process, free_port, redis_binary, wait_until
+from test.bench.prompt import PROMPT
+from test.cluster import Process, free_port, redis_binary, wait_until
 
 CALLS = 1000
 WAITING = (10**3, 10**5, 10**6)
@@ -38,20 +38,8 @@ NEEDS = Needs(classes=("EmptyImage",))
 MOST = 10**8
 
 
-def graph() -> bytes:
-    """The graph of the first workflow, with a text that makes it 2 KiB."""
-    prompt = json.loads((ROOT / "workflows" / "first-workflow-api.json").read_text())
-    text = "a lighthouse on a cliff at dusk, volumetric light, 35 mm, film grain, "
-    short = len(json.dumps(prompt))
-    prompt["note"] = {"class_type": "Note", "inputs": {"text": (text * 30)[: 2048 - short - 60]}}
-    return json.dumps(prompt).encode()
-
-
-PROMPT = graph()
-
-
-def new_task(number: int, prompt: bytes = PROMPT) -> NewTask:
-    return NewTask(id=f"bench-{number:08}", owner="bench", prompt=prompt, needs=NEEDS, lane=lane_of(NEEDS))
+def new_task(number: int) -> NewTask:
+    return NewTask(id=f"bench-{number:08}", owner="bench", prompt=PROMPT, needs=NEEDS, lane=lane_of(NEEDS))
 
 
 @contextmanager
@@ -97,8 +85,8 @@ class Line:
         """Whether there was one for the first agent."""
         return isinstance(await self.claim(0), Attempt)
 
-    async def submit_numbered(self, number: int, prompt: bytes) -> None:
-        await self.queue.submit([new_task(number, prompt)], queue_limit=MOST, owner_limit=MOST)
+    async def submit_numbered(self, number: int) -> None:
+        await self.queue.submit([new_task(number)], queue_limit=MOST, owner_limit=MOST)
 
     async def join(self, agent: int) -> None:
         record = AgentRecord(id=str(agent), address="", state="ready")
@@ -179,7 +167,7 @@ async def produce(kind: type[Line | Minimal], port: int, number: int) -> None:
 
     async def slot() -> None:
         for each in numbers:
-            await line.submit_numbered(10**7 + each, PROMPT)
+            await line.submit_numbered(10**7 + each)
 
     await asyncio.gather(*[slot() for _ in range(SLOTS)])
     await line.redis.aclose()
