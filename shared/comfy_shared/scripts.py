@@ -6,9 +6,11 @@ indexes. `USES` puts parts from `lua/lib` in front, each of which says which nam
 the values that follow the named ones. A name in KEYS is an attribute of `Keys`, or is given by the caller for the keys
 of one task or agent.
 
-Redis runs the whole text at each call, so what stands there costs time whether it is called or not. Of a part only
-those definitions are put in front that the script needs, itself or through another. And all of it is the body of one
-function: to make a function is slow in proportion to the locals beside it, and so the keys are not beside it.
+Redis runs the whole text at each command, so what stands there costs time whether it is called or not. Of a part only
+those definitions are put in front that the script needs, itself or through another; they are the body of one function,
+without the keys: to make a function is slow in proportion to the locals beside it. And calls that wait for Redis
+together share a command (see `Batcher`): the text is a loop over their values, each behind the number of them, and one
+that fails does not keep the others from being done.
 """
 
 import re
@@ -21,6 +23,17 @@ from comfy_shared.batching import Batcher
 from comfy_shared.keys import Keys
 
 Argument = str | bytes | int | float
+
+_LOOP = """
+local replies, cursor = {}, 1
+while cursor <= #ARGV do
+  local done, reply = pcall(transition, cursor)
+  if not done and type(reply) ~= 'table' then reply = {err = tostring(reply)} end  -- as Redis' own errors are
+  replies[#replies + 1] = reply
+  cursor = cursor + 1 + ARGV[cursor]
+end
+return replies
+"""
 
 
 class Script:
@@ -40,12 +53,12 @@ class Script:
         unknown = set(_names(body, "KEYS")) - set(vars(Keys())) - set(extra_keys)
         if unknown:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
-        code = "\n".join([*needed(self._parts(body), body), body])
-        used = _words(code)
+        parts = needed(self._parts(body), body)
+        used = _words("\n".join([*parts, body]))
         self.keys = tuple(key for key in _names(body, "KEYS") if key in used)
-        head = [_bind("KEYS", self.keys), _bind("ARGV", self.args)]
-        head += [f"local function {rest}(i) return ARGV[{len(args)} + i] end" for rest in _names(body, "REST")]
-        self.text = "\n".join([*head, "return (function()", code, "end)()"])
+        rest = [f"local function {name}(i) return ARGV[cursor + {len(args)} + i] end" for name in _names(body, "REST")]
+        step = ["local function transition(cursor)", _bind("ARGV", self.args, "cursor + "), *rest, body, "end"]
+        self.text = "\n".join([_bind("KEYS", self.keys), "return (function()", *parts, *step, _LOOP, "end)()"])
         self._sha: str | None = None
         self._extras = [(at, key) for at, key in enumerate(self.keys) if key in extra_keys]
         self._resolved: tuple[Keys, list[str]] | None = None  # those of the last caller, who is nearly always the next
@@ -72,13 +85,14 @@ class Script:
         names = self._names_of(keys)
         for at, name in self._extras:
             names[at] = (extra_keys or {})[name]
-        values = [*(args[name] for name in self.args), *rest]
+        values = [args[name] for name in self.args]
+        values += rest
         if self._sha is None:
             self._sha = await redis.script_load(self.text)
         try:
-            return await redis.call("EVALSHA", self._sha, len(names), *names, *values)
+            return await redis.share(("EVALSHA", self._sha, len(names), *names), values)
         except NoScriptError:  # Redis came back empty
-            return await redis.call("EVAL", self.text, len(names), *names, *values)
+            return await redis.share(("EVAL", self.text, len(names), *names), values)
 
     def _names_of(self, keys: Keys) -> list[str]:
         """What the keys are called there; those that the caller gives are still empty."""
@@ -120,10 +134,10 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
 
 
-def _bind(table: str, names: tuple[str, ...]) -> str:
+def _bind(table: str, names: tuple[str, ...], from_: str = "") -> str:
     if not names:
         return ""
-    return f"local {', '.join(names)} = {', '.join(f'{table}[{i}]' for i in range(1, len(names) + 1))}"
+    return f"local {', '.join(names)} = {', '.join(f'{table}[{from_}{i}]' for i in range(1, len(names) + 1))}"
 
 
 SUBMIT = Script(

@@ -95,11 +95,11 @@ local function next_task()
 end
 
 local entry, head = next_task()
-local task = entry and open(head.id)
+local task = entry and open_whole(head.id)
 while entry and not task do  -- a broken record must not block the lane for ever
   set_aside(head.id, entry.lane, head.owner)
   entry, head = next_task()
-  task = entry and open(head.id)
+  task = entry and open_whole(head.id)
 end
 if #unknown > 1 then return unknown end
 if not entry then
@@ -120,5 +120,4 @@ redis.call('ZADD', leases, whole_text(now + tonumber(lease_ms)), task.id)
 count(working, task.owner, '1')
 redis.call('HSET', held_key, task.id, prompt_id)
 tell(task, 'claimed', cjson.encode({agent = agent}))
-save(task)
-return {'claimed', whole_record(task)}
+return {'claimed', saved_whole(task)}

@@ -6,31 +6,47 @@ local function whole(text)
   return text and #text < 17 and text:find('^%d+$')
 end
 
--- The record, or nil when a transition cannot work with it: hostile or broken bytes there must neither stop a step halfway nor block others.
-local function open(id)
+local MUST, MAY = {'attempt', 'max_attempts', 'events', 'priority'}, {'crashes', 'timeouts', 'avoid_until', 'started_at', 'finished_at', 'memory_place'}
+
+local function checked(id, task)  -- or nil when a transition cannot work with it: broken bytes must neither stop a step halfway nor block others
+  if task.id ~= id or not task.owner or not task.lane or not whole(task.created_at) or not whole(task.order) then return nil end
+  for _, name in ipairs(MUST) do
+    local value = task[name]
+    if not whole(value) then return nil end
+    task[name] = tonumber(value)
+  end
+  for _, name in ipairs(MAY) do
+    local value = task[name]
+    if value then
+      if not whole(value) then return nil end
+      task[name] = tonumber(value)
+    end
+  end
+  return task
+end
+
+local function open(id)  -- without its prompt and all else that only agents and people read
   local read = redis.pcall('HMGET', task_prefix .. id, 'id', 'owner', 'lane', 'status', 'created_at', 'order', 'attempt', 'max_attempts', 'events',
     'priority', 'crashes', 'timeouts', 'avoid_until', 'started_at', 'finished_at', 'memory_place', 'agent', 'session', 'prompt_id', 'settled', 'avoid',
     'more_vram', 'assigned', 'reuse', 'joined', 'reused', 'batch')
-  if read.err or read[1] ~= id or not read[2] or not read[3] then return nil end
-  for i = 5, 16 do  -- the numbers, of which the first must be there
-    local value = read[i]
-    if value then
-      if not whole(value) then return nil end
-      if i > 6 then read[i] = tonumber(value) end  -- the first two are only handed on
-    elseif i <= 10 then
-      return nil
-    end
-  end
-  local last = redis.pcall('LINDEX', story_prefix .. id, '-1')
-  local number = type(last) == 'string' and tonumber(last:match('^%d+'))
-  if not number or number > read[9] then return nil end
-  return {  -- written out: a table that grows name by name is twice as slow
-    id = id, owner = read[2], lane = read[3], status = read[4] or nil, created_at = read[5], order = read[6], attempt = read[7], max_attempts = read[8],
-    events = read[9], priority = read[10], crashes = read[11] or nil, timeouts = read[12] or nil, avoid_until = read[13] or nil,
-    started_at = read[14] or nil, finished_at = read[15] or nil, memory_place = read[16] or nil, agent = read[17] or nil, session = read[18] or nil,
-    prompt_id = read[19] or nil, settled = read[20] or nil, avoid = read[21] or nil, more_vram = read[22] or nil, assigned = read[23] or nil,
-    reuse = read[24] or nil, joined = read[25] or nil, reused = read[26] or nil, batch = read[27] or nil, changes = {}, gone = {},
-  }
+  if read.err then return nil end
+  return checked(id, {  -- written out: a table that grows name by name is twice as slow
+    id = read[1] or nil, owner = read[2] or nil, lane = read[3] or nil, status = read[4] or nil, created_at = read[5] or nil, order = read[6] or nil,
+    attempt = read[7] or nil, max_attempts = read[8] or nil, events = read[9] or nil, priority = read[10] or nil, crashes = read[11] or nil,
+    timeouts = read[12] or nil, avoid_until = read[13] or nil, started_at = read[14] or nil, finished_at = read[15] or nil,
+    memory_place = read[16] or nil, agent = read[17] or nil, session = read[18] or nil, prompt_id = read[19] or nil, settled = read[20] or nil,
+    avoid = read[21] or nil, more_vram = read[22] or nil, assigned = read[23] or nil, reuse = read[24] or nil, joined = read[25] or nil,
+    reused = read[26] or nil, batch = read[27] or nil, changes = {}, gone = {},
+  })
+end
+
+local function open_whole(id)  -- all of it, for one call less than to read it twice; `fields` is field, value… as read
+  local fields = redis.pcall('HGETALL', task_prefix .. id)
+  if fields.err then return nil end
+  local task = {}
+  for i = 1, #fields, 2 do task[fields[i]] = fields[i + 1] end
+  task.fields, task.changes, task.gone = fields, {}, {}
+  return checked(id, task)
 end
 
 local function put(task, name, value)
@@ -61,10 +77,18 @@ end
 
 local function tell(task, kind, data)
   local number = task.events + 1
-  put_number(task, 'events', number)
-  local line = number .. ' ' .. kind .. ' ' .. now_text .. ' ' .. task.attempt .. ' ' .. data
-  redis.call('RPUSH', story_prefix .. task.id, line)
-  if number > 2000 then redis.call('LTRIM', story_prefix .. task.id, '-2000', '-1') end
+  local number_text = whole_text(number)
+  put(task, 'events', number_text)
+  task.events = number
+  local line = number_text .. ' ' .. kind .. ' ' .. now_text .. ' ' .. task.attempt .. ' ' .. data
+  local story = story_prefix .. task.id
+  local told = redis.pcall('RPUSH', story, line)
+  if type(told) ~= 'number' then
+    if not told.err:find('WRONGTYPE', 1, true) then error(told) end
+    redis.call('DEL', story)  -- broken bytes; it is told from here on
+    redis.call('RPUSH', story, line)
+  end
+  if number > 2000 then redis.call('LTRIM', story, '-2000', '-1') end
   if task.batch then
     redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line, 'batch', task.batch)
   else
@@ -74,4 +98,14 @@ end
 
 local function whole_record(task)  -- field, value…
   return redis.call('HGETALL', task_prefix .. task.id)
+end
+
+local function saved_whole(task)  -- saves one that was opened whole; its record then, in which the last value of a field counts
+  local fields, changes = task.fields, task.changes
+  local dropped = #task.gone > 0
+  save(task)
+  if dropped then return whole_record(task) end
+  local number = #fields
+  for i = 1, #changes do fields[number + i] = changes[i] end
+  return fields
 end
