@@ -16,7 +16,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -47,7 +47,7 @@ class Batcher:
         self._redis = redis
         self._pool: Any = redis.connection_pool
         self._patience: float | None = self._pool.connection_kwargs.get("socket_timeout")  # seconds
-        self._waiting: deque[Call] = deque()
+        self._waiting: deque[_Call] = deque()
         self._sending = 0  # senders that will look once more at what waits
         self._senders: set[asyncio.Task[None]] = set()
 
@@ -116,12 +116,14 @@ def _packed(calls: list[_Call]) -> bytes:
         if call.values is not None:
             command.append(len(call.values))
             command += call.values
-    return hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # any number of values
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # any number of values
+    return packed
 
 
 def _answer(calls: list[_Call], reply: object) -> None:
     shared = calls[0].values is not None and isinstance(reply, list)
-    for call, value in zip(calls, reply if shared else [reply] * len(calls), strict=True):  # type: ignore[arg-type]
+    replies = cast("list[object]", reply) if shared else [reply] * len(calls)
+    for call, value in zip(calls, replies, strict=True):
         if call.reply.done():  # its caller was cancelled
             continue
         if isinstance(value, Exception):

@@ -8,7 +8,7 @@ missed, nothing comes twice, and memory per watcher is bounded.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -25,7 +25,8 @@ from comfy_shared.store import border
 log = structlog.get_logger(__name__)
 
 BEHIND = 256  # live events that a watcher may leave unread before it reads the story again
-PAGE = 500  # events read at once
+PAGE = 500  # events of a story read at once
+ENTRIES = 100  # of the stream read at once; each has up to 17 lines
 GATHER, GATHER_UNWATCHED = 0.002, 0.05  # seconds between two readings of the stream
 
 
@@ -101,22 +102,31 @@ class EventHub:
     async def _read(self, position: bytes) -> bytes:
         with border():
             # Shorter than the client's own time limit for a command.
-            reply = await self._tailing.xread({self._keys.events: position}, count=PAGE, block=1000)
-        for entry_id, fields in _entries(reply):
+            reply = await self._tailing.xread({self._keys.events: position}, count=ENTRIES, block=1000)
+        for entry_id, pairs in _entries(reply):
             position = entry_id
-            kind = fields.get(b"type", b"").decode(errors="replace")
-            if kind in ("agents", "workflow"):
-                self._on_news(kind)
-                continue
-            if batch := fields.get(b"batch", b""):
-                self._tell_batch(batch.decode(errors="replace"))
-            task_id = fields.get(b"task", b"").decode(errors="replace")
-            for listener in tuple(self._listeners):
-                listener(task_id, fields.get(b"line", b""))
-            if task_id in self._watchers and (event := read_event(task_id, fields.get(b"line", b""))):
-                for watcher in self._watchers[task_id]:
-                    watcher.put(event)
+            self._hear(pairs)
         return position
+
+    def _hear(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """One entry: news of a kind, or lines of stories, each behind the task that it is of and the task's batch."""
+        task_id = ""
+        for name, value in pairs:
+            if name == b"type" and (kind := value.decode(errors="replace")) in ("agents", "workflow"):
+                self._on_news(kind)
+            elif name == b"task":
+                task_id = value.decode(errors="replace")
+            elif name == b"batch":
+                self._tell_batch(value.decode(errors="replace"))
+            elif name == b"line":
+                self._tell(task_id, value)
+
+    def _tell(self, task_id: str, line: bytes) -> None:
+        for listener in tuple(self._listeners):
+            listener(task_id, line)
+        if task_id in self._watchers and (event := read_event(task_id, line)):
+            for watcher in self._watchers[task_id]:
+                watcher.put(event)
 
     def _tell_batch(self, batch_id: str) -> None:
         for news in self._batches.get(batch_id, ()):
@@ -243,13 +253,11 @@ def _as_it_comes(response: Any, **_: Any) -> Any:
     return response
 
 
-def _entries(reply: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
+def _entries(reply: Any) -> list[tuple[bytes, Iterable[tuple[bytes, bytes]]]]:
     if not reply:
         return []
     streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
-    return [
-        (entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entries in streams for entry_id, flat in entries
-    ]
+    return [(entry_id, zip(flat[::2], flat[1::2], strict=True)) for entries in streams for entry_id, flat in entries]
 
 
 def _number(line: bytes) -> int:

@@ -32,8 +32,9 @@ while cursor <= #ARGV do
   replies[#replies + 1] = reply
   cursor = cursor + 1 + ARGV[cursor]
 end
-return replies
+{at_end}return replies
 """
+_AT_END = "for _, last in ipairs(at_end) do last() end\n"
 
 
 class Script:
@@ -58,7 +59,8 @@ class Script:
         self.keys = tuple(key for key in _names(body, "KEYS") if key in used)
         rest = [f"local function {name}(i) return ARGV[cursor + {len(args)} + i] end" for name in _names(body, "REST")]
         step = ["local function transition(cursor)", _bind("ARGV", self.args, "cursor + "), *rest, body, "end"]
-        self.text = "\n".join([_bind("KEYS", self.keys), "return (function()", *parts, *step, _LOOP, "end)()"])
+        loop = _LOOP.replace("{at_end}", _AT_END if "at_end" in used else "")
+        self.text = "\n".join([_bind("KEYS", self.keys), "return (function()", *parts, *step, loop, "end)()"])
         self._sha: str | None = None
         self._extras = [(at, key) for at, key in enumerate(self.keys) if key in extra_keys]
         self._resolved: tuple[Keys, list[str]] | None = None  # those of the last caller, who is nearly always the next

@@ -5,6 +5,7 @@ again and again.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
@@ -35,7 +36,6 @@ UNSOUND: list[dict[str, bytes | None]] = [
     {"created_at": b"nan"},
     {"order": b"\xff"},
     {"events": b"-1"},
-    {"events": b"0"},
     {"priority": b"high"},
     {"crashes": b"many"},
     {"avoid": b"gpu-1", "avoid_until": b"soon"},
@@ -67,6 +67,12 @@ async def clear_indexes(queue: Queue, task_id: str) -> None:
         await queue.redis.zrem(index, task_id)
 
 
+async def story_of(queue: Queue, task_id: str) -> list[str]:
+    """Number and kind of each event."""
+    lines = cast("list[bytes]", await queue.redis.lrange(queue.keys.story(task_id), 0, -1))
+    return [" ".join(line.decode().split()[:2]) for line in lines]
+
+
 async def two_waiting(queue: Queue) -> tuple[str, str]:
     """A task to spoil and a good one behind it in the same lane."""
     bad, good = new_task(), new_task()
@@ -93,14 +99,31 @@ class TestWaitingTask:
         assert await queue.redis.exists(queue.keys.task(bad), queue.keys.story(bad)) == 0
         await clear_indexes(queue, bad)
 
-    @pytest.mark.parametrize("part", ["task", "story"])
-    async def test_a_key_of_the_wrong_type_is_set_aside(self, queue: Queue, hand: HandMaker, part: str) -> None:
+    async def test_a_record_of_the_wrong_type_is_set_aside(self, queue: Queue, hand: HandMaker) -> None:
         bad, good = await two_waiting(queue)
-        await wrong_type(queue.redis, getattr(queue.keys, part)(bad))
+        await wrong_type(queue.redis, queue.keys.task(bad))
         assert (await (await hand()).take()).id == good
         await advance(queue.redis, queue.keys, 8 * DAY)
         assert (await queue.purge(input_retention_ms=DAY))[0] == (bad,)
         await clear_indexes(queue, bad)
+
+    async def test_a_story_of_the_wrong_type_is_told_from_there_on(self, queue: Queue, hand: HandMaker) -> None:
+        task, _ = await two_waiting(queue)
+        await wrong_type(queue.redis, queue.keys.story(task))
+        agent = await hand()
+        attempt = await agent.take()
+        assert attempt.id == task
+        await queue.complete(attempt, [])
+        assert await story_of(queue, task) == ["2 claimed", "3 completed"]
+
+    async def test_a_count_that_lags_behind_the_story_does_not_number_twice(
+        self, queue: Queue, hand: HandMaker
+    ) -> None:
+        task, _ = await two_waiting(queue)
+        await spoil(queue.redis, queue.keys.task(task), {"events": b"0"})
+        agent = await hand()
+        await queue.complete(await agent.take(), [])
+        assert await story_of(queue, task) == ["1 queued", "2 claimed", "3 completed"]
 
     async def test_a_key_of_the_wrong_type_reads_as_damaged(self, queue: Queue) -> None:
         bad, _ = await two_waiting(queue)
@@ -148,13 +171,10 @@ class TestRunningTask:
         assert await queue.redis.zscore(queue.keys.damaged, f"task:{bad.id}") is not None
         assert await queue.held(agent.name) == ()
 
-    @pytest.mark.parametrize("part", ["task", "story"])
-    async def test_a_key_of_the_wrong_type_harms_its_own_attempt_only(
-        self, queue: Queue, hand: HandMaker, part: str
-    ) -> None:
+    async def test_a_record_of_the_wrong_type_harms_its_own_attempt_only(self, queue: Queue, hand: HandMaker) -> None:
         agent = await hand()
         bad, good = await self.two_running(queue, agent)
-        await wrong_type(queue.redis, getattr(queue.keys, part)(bad.id))
+        await wrong_type(queue.redis, queue.keys.task(bad.id))
         assert good.id not in await queue.renew(agent.session, {bad.id: 1, good.id: 1})
         for call in (
             queue.report(bad, EventType.STARTED, {}),

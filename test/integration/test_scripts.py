@@ -1,5 +1,6 @@
 """Headers of Lua files are checked when a script is made; a Redis that lost its scripts gets them again."""
 
+import asyncio
 import re
 
 import pytest
@@ -7,7 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import LEAST, Batcher
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
 from comfy_shared.scripts import Script
@@ -80,10 +81,8 @@ def test_a_record_is_read_in_the_order_in_which_it_is_asked_for() -> None:
     text = scripts._read("lib/record.lua").partition("local function open")[2].partition("\nlocal function")[0]
     asked = re.findall(r"'(\w+)'", text.partition("'HMGET'")[2].partition("\n  if ")[0])
     assert len(asked) == 27
-    places = dict(re.findall(r"(\w+) = read\[(\d+)\]", text.partition("  return {")[2]))
-    assert {"id": 1, **{name: int(place) for name, place in places.items()}} == {
-        name: place for place, name in enumerate(asked, 1)
-    }
+    places = dict(re.findall(r"(\w+) = read\[(\d+)\]", text.partition("return checked(")[2]))
+    assert {name: int(place) for name, place in places.items()} == {name: place for place, name in enumerate(asked, 1)}
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -97,3 +96,39 @@ async def test_an_error_in_a_script_stays_an_error(redis: Redis, keys: Keys, mon
     await redis.hset(keys.clock, "x", "1")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await script(Batcher(redis), keys)
+
+
+async def test_calls_that_wait_together_share_a_command_and_each_has_its_reply(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """-- KEYS: clock
+-- ARGV: number
+-- REST: value
+redis.call('INCR', clock)
+local values = {}
+for i = 1, number do values[i] = value(i) end
+return values"""
+    monkeypatch.setattr(scripts, "_read", lambda _file: body)
+    script, batcher = Script("echo", args=("number",)), Batcher(redis)
+    await script(batcher, keys, number=0)
+    await redis.config_resetstat()
+    given = [[b"%d-%d" % (call, number) for number in range(call % 3)] for call in range(LEAST)]
+    replies = await asyncio.gather(*[script(batcher, keys, rest=values, number=len(values)) for values in given])
+    assert replies == given
+    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
+    assert await redis.get(keys.clock) == b"%d" % (LEAST + 1)
+
+
+@pytest.mark.parametrize(
+    "failure", ["redis.call('HGET', clock, 'x')", "local nothing; nothing.x = 1", "error({err = 'OOM no'})"]
+)
+async def test_a_call_that_fails_does_not_keep_the_others_of_its_command_from_being_done(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    body = f"-- KEYS: clock\n-- ARGV: number\nif number == '1' then {failure} end\nreturn redis.call('INCR', clock)"
+    monkeypatch.setattr(scripts, "_read", lambda _file: body)
+    script, batcher = Script("stumbles", args=("number",)), Batcher(redis)
+    assert await script(batcher, keys, number="0") == 1
+    replies = await asyncio.gather(*[script(batcher, keys, number=n) for n in range(3)], return_exceptions=True)
+    assert [replies[0], replies[2]] == [2, 3]
+    assert isinstance(replies[1], ResponseError)

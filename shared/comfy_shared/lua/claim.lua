@@ -1,7 +1,7 @@
 -- claim: give the agent the next task that it can run; the prompt id of the attempt is recorded before anything is sent anywhere.
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses damaged batch_prefix
 -- ARGV: agent session prompt_id lease_ms verdicts running_limit ageing_ms
--- USES: time record usage place memory apart wake move reuse heir quarantine heads choose
+-- USES: time later record usage place memory apart wake move reuse heir quarantine heads choose
 -- Input: `verdicts` is msgpack: lane → '1' the agent can serve it, '0' it cannot (what it found out about lanes from the reply before); `running_limit` of tasks of one owner, 0 for none.
 -- Replies: {claimed, {field, value…}} | {lanes, lane, needs…}: judge these and call again | {empty} | {draining} | {unregistered}
 local record = agent_prefix .. agent

@@ -2,7 +2,7 @@
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
 -- ARGV: tasks batch queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
 -- REST: bytes_of
--- USES: time record usage place memory apart wake move reuse
+-- USES: time later record usage order place memory apart wake move reuse
 -- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, front, fields, told}, after it each prompt, then each task's `extra` (or empty), as bytes of their own; `front` goes before what waits of its owner in the lane; `batch` is msgpack: {id, owner, fields} of the batch that they are, or empty; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
@@ -39,26 +39,20 @@ if together then
   redis.call('ZADD', batches_prefix .. 'owner:' .. together.owner, now_text, together.id)
 end
 
-local last_order = tonumber(redis.call('GET', sequence)) or 0
-local function next_order(priority)  -- a level of priority is worth so much waiting: what waits longer goes first; equals stay in order
-  last_order = math.max(last_order + 1, now * 1024)
-  return whole_text(last_order + (9 - priority) * tonumber(ageing_ms) * 1024)
-end
-
 local function place_of(new)  -- in front it takes over the waiting time of the first of its owner's own
-  local order = next_order(new.priority)
+  local order = next_order(new.priority, ageing_ms)
   if not new.front then return order end
   local first = redis.call('ZRANGE', turn_prefix .. new.lane .. ':' .. new.owner, '0', '0', 'WITHSCORES')
   return first[2] and whole_text(tonumber(first[2]) - 1) or order
 end
 
-local function index(new)
-  redis.call('ZADD', index_prefix .. 'all', now_text, new.id)
-  redis.call('ZADD', index_prefix .. 'status:open', now_text, new.id)
-  redis.call('ZADD', index_prefix .. 'owner:' .. new.owner, now_text, new.id)
-  if new.workflow ~= '' then redis.call('ZADD', index_prefix .. 'workflow:' .. new.workflow, now_text, new.id) end
-  for _, label in ipairs(new.labels) do redis.call('ZADD', index_prefix .. 'label:' .. label, now_text, new.id) end
-  if together then redis.call('ZADD', index_prefix .. 'batch:' .. together.id, now_text, new.id) end
+local function list_it(new)
+  index(index_prefix .. 'all', new.id, now_text)
+  index(index_prefix .. 'status:open', new.id, now_text)
+  index(index_prefix .. 'owner:' .. new.owner, new.id, now_text)
+  if new.workflow ~= '' then index(index_prefix .. 'workflow:' .. new.workflow, new.id, now_text) end
+  for _, label in ipairs(new.labels) do index(index_prefix .. 'label:' .. label, new.id, now_text) end
+  if together then index(index_prefix .. 'batch:' .. together.id, new.id, now_text) end
   for _, address in ipairs(new.inputs) do
     redis.call('HINCRBY', input_uses, address, 1)
     redis.call('ZADD', inputs, now_text, address)
@@ -102,7 +96,7 @@ for i, new in ipairs(list) do
   put(task, 'prompt', bytes_of(i))
   local extra = bytes_of(#list + i)
   if extra ~= '' then put(task, 'extra', extra) end
-  index(new)
+  list_it(new)
   tell(task, 'queued', new.told)
   seen[i + 1] = new.id
   if new.reuse ~= '' then put(task, 'reuse', new.reuse) end
@@ -116,7 +110,6 @@ for i, new in ipairs(list) do
     waits[#waits + 1] = task
   end
 end
-redis.call('SET', sequence, whole_text(last_order))
 for _, task in ipairs(waits) do
   asleep[task.lane] = asleep[task.lane] or not give(task)
 end

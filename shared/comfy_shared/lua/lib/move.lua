@@ -13,8 +13,8 @@ local function change_status(task, to)
   if task.batch then tally(task.batch, task.status, to) end
   local before, after = OPEN[task.status] or task.status, OPEN[to] or to
   if before ~= after then
-    redis.call('ZREM', index_prefix .. 'status:' .. before, task.id)
-    redis.call('ZADD', index_prefix .. 'status:' .. after, task.created_at, task.id)
+    index(index_prefix .. 'status:' .. before, task.id, false)
+    index(index_prefix .. 'status:' .. after, task.id, task.created_at)
   end
   put(task, 'status', to)
 end
@@ -22,7 +22,7 @@ end
 local function close(task, to, data, retention_ms)  -- to: completed, failed or canceled; writes the record
   change_status(task, to)
   put(task, 'finished_at', now_text)
-  redis.call('ZADD', finished, now_text, task.id)
+  index(finished, task.id, now_text)
   tell(task, to, data)
   save(task)
   -- The purge removes both at the end of the retention; the TTL is for the case that no balancer is left to do it.

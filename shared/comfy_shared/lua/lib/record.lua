@@ -1,7 +1,7 @@
--- NEEDS: task_prefix story_prefix events
+-- NEEDS: task_prefix story_prefix
 -- A task's record: read and checked in one call, changed in memory, written in one call. `tell` adds to its story: numbered without gaps in a
 -- list of its own, and once more in the stream that every balancer tails. A line is "number kind time attempt data". It is a list because a
--- stream reserves 4 KiB for its first entry.
+-- stream reserves 4 KiB for its first entry; its last 2,000 lines are kept.
 local function whole(text)
   return text and #text < 17 and text:find('^%d+$')
 end
@@ -76,24 +76,18 @@ local function save(task)
 end
 
 local function tell(task, kind, data)
-  local number = task.events + 1
-  local number_text = whole_text(number)
-  put(task, 'events', number_text)
-  task.events = number
-  local line = number_text .. ' ' .. kind .. ' ' .. now_text .. ' ' .. task.attempt .. ' ' .. data
-  local story = story_prefix .. task.id
-  local told = redis.pcall('RPUSH', story, line)
-  if type(told) ~= 'number' then
-    if not told.err:find('WRONGTYPE', 1, true) then error(told) end
-    redis.call('DEL', story)  -- broken bytes; it is told from here on
-    redis.call('RPUSH', story, line)
+  local story, number = story_prefix .. task.id, task.events + 1
+  local text = ' ' .. kind .. ' ' .. now_text .. ' ' .. task.attempt .. ' ' .. data
+  local line = whole_text(number) .. text
+  local length = write('RPUSH', story, line)
+  if length > number then  -- the count is broken; it goes on from where the story is
+    number = length
+    line = whole_text(number) .. text
+    redis.call('LSET', story, '-1', line)
   end
   if number > 2000 then redis.call('LTRIM', story, '-2000', '-1') end
-  if task.batch then
-    redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line, 'batch', task.batch)
-  else
-    redis.call('XADD', events, 'MAXLEN', '~', '20000', '*', 'task', task.id, 'line', line)
-  end
+  put_number(task, 'events', number)
+  stream(task, line)
 end
 
 local function whole_record(task)  -- field, value…

@@ -3,15 +3,22 @@
 -- does not cost today's place. What an owner runs now counts as an average run each, or one owner would get every agent at once.
 local HALF_LIFE = 3600000
 
+local charged = {}  -- owner → what it is now, not yet written
 local function used(owner)
+  if charged[owner] then return charged[owner] end
   local amount, at = (tostring(redis.pcall('HGET', usage, owner))):match('^(%S+) (%S+)$')
   amount, at = tonumber(amount), tonumber(at)
   if not amount or not at then return 0 end
   return amount * 0.5 ^ (math.max(0, now - at) / HALF_LIFE)
 end
 
+local function keep_usage()
+  for owner, amount in pairs(charged) do write('HSET', usage, owner, string.format('%.3f %.0f', amount, now)) end
+end
+
 local function charge(owner, gpu_ms)
-  redis.call('HSET', usage, owner, string.format('%.3f %.0f', used(owner) + math.max(0, gpu_ms), now))
+  if not next(charged) then at_end[#at_end + 1] = keep_usage end
+  charged[owner] = used(owner) + math.max(0, gpu_ms)
 end
 
 local function share_of(owner, run_ms)
