@@ -35,7 +35,7 @@ passed in KEYS.
 | agents | zset: agent → heartbeat expiry | permanent; lapsed ones leave | register, heartbeat, sweep |
 | agent:ID | hash: record, session | `agent_retention` after the last heartbeat | register, heartbeat |
 | verdicts:ID | hash: lane → 1 can, 0 cannot | as agent:ID | claim, register |
-| held:ID | hash: task that the agent holds → prompt id | while it holds any | claim, settle, give_back, cancel, sweep |
+| held:ID | hash: prompt id → task that the agent holds | while it holds any | claim, settle, give_back, cancel, sweep |
 | idle | zset: agent → idle since | while idle | claim, wake |
 | draining | set: agents told to drain | until resumed | drain, resume |
 | offer:DIGEST | string: object info, compressed | `agent_retention` after the last use | register |

@@ -267,7 +267,7 @@ class Queue:
     async def held(self, agent: str) -> tuple[str, ...]:
         """Ids of the tasks that the agent holds by the record, also those of an earlier process of it."""
         with border():
-            held = cast("list[bytes]", await self.redis.hkeys(self.keys.held(agent)))
+            held = cast("list[bytes]", await self.redis.hvals(self.keys.held(agent)))
         return tuple(sorted(item.decode() for item in held))
 
     async def adopt(self, agent: str, session: str, task_id: str) -> Attempt | BrokenAttempt | None:

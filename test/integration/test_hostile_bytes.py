@@ -187,7 +187,6 @@ class TestRunningTask:
         assert await queue.adopt(agent.name, "s2", bad.id) is None
         await self.run_out(queue)
         assert (await queue.sweep()).statuses == {good.id: Status.PENDING}
-        await queue.redis.hdel(queue.keys.held(agent.name), bad.id)
 
     async def two_running(self, queue: Queue, agent: Hand) -> tuple[Attempt, Attempt]:
         await two_waiting(queue)

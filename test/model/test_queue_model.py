@@ -313,7 +313,7 @@ class QueueMachine(RuleBasedStateMachine):
         pipeline.hgetall(self.keys.waiting)
         pipeline.hgetall(self.keys.working)
         for agent in SERVES:
-            pipeline.hkeys(self.keys.held(agent))
+            pipeline.hvals(self.keys.held(agent))
         for task_id in tasks:
             pipeline.hmget(self.keys.task(task_id), "status", "attempt", "max_attempts", "events")
             pipeline.lrange(self.keys.story(task_id), 0, -1)

@@ -28,7 +28,7 @@ def _belongs(redis: Redis, keys: Keys, key: str) -> bool:
         waiting = cast("list[bytes]", redis.zrange(key, 0, -1))
         return all(redis.zscore(keys.queue, member) is not None for member in waiting)
     if kind == "held":
-        return all(redis.zscore(keys.leases, member) is not None for member in cast("list[bytes]", redis.hkeys(key)))
+        return all(redis.zscore(keys.leases, member) is not None for member in cast("list[bytes]", redis.hvals(key)))
     if kind == "batch":
         return bool(redis.exists(keys.index("batch", rest)))
     if kind == "batches":

@@ -5,7 +5,10 @@
 -- Replies: {adopted, {field, value…}} | {gone}: it ended or runs elsewhere
 local task = open(id)
 if not task or task.status ~= 'running' or task.agent ~= agent then
-  redis.pcall('HDEL', held_prefix .. agent, id)
+  local held = redis.pcall('HGETALL', held_prefix .. agent)
+  for i = 2, #held, 2 do
+    if held[i] == id then redis.call('HDEL', held_prefix .. agent, held[i - 1]) end
+  end
   return {'gone'}
 end
 put(task, 'session', session)

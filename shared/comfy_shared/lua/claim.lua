@@ -8,9 +8,12 @@ local record = agent_prefix .. agent
 if redis.pcall('HGET', record, 'session') ~= session then return {'unregistered'} end
 local verdict_key, held_key = verdicts_prefix .. agent, held_prefix .. agent
 -- Broken bytes under the agent's own keys must not keep it from working.
-local held_prompts = redis.pcall('HVALS', held_key)
-if held_prompts.err then redis.call('DEL', held_key) end
-for lane, verdict in pairs(cmsgpack.unpack(verdicts)) do
+local before = redis.pcall('HGET', held_key, prompt_id)
+if type(before) == 'table' then
+  redis.call('DEL', held_key)
+  before = nil
+end
+for lane, verdict in pairs(#verdicts > 1 and cmsgpack.unpack(verdicts) or {}) do
   if type(redis.pcall('HSET', verdict_key, lane, verdict)) == 'table' then
     redis.call('DEL', verdict_key)
     redis.call('HSET', verdict_key, lane, verdict)
@@ -21,16 +24,11 @@ end
 redis.call('ZREM', idle, agent)
 if redis.call('SISMEMBER', draining, agent) == 1 then return {'draining'} end
 
-local function task_of_prompt()
-  for _, id in ipairs(redis.call('HKEYS', held_key)) do
-    local task = open(id)
-    if task and task.status == 'running' and task.agent == agent and task.session == session and task.prompt_id == prompt_id then return task end
+if before then  -- the same call again after a lost reply: it has its task already
+  local task = open(before)
+  if task and task.status == 'running' and task.agent == agent and task.session == session and task.prompt_id == prompt_id then
+    return {'claimed', whole_record(task)}
   end
-end
-
-for _, prompt in ipairs(held_prompts) do
-  local task = prompt == prompt_id and task_of_prompt()  -- the same call again after a lost reply: it has its task already
-  if task then return {'claimed', whole_record(task)} end
 end
 
 local held, capacity, paid = residents(agent)
@@ -81,15 +79,19 @@ end
 local function next_task()
   found, seen = {}, {}
   if EARLY[how] then return given_early() end
-  for i = 1, math.min(capacity, #held) do
-    if redis.call('ZSCORE', lanes, held[i]) then look_at(held[i]) end
+  local some = redis.call('ZRANGE', lanes, '0', '63')
+  if #some == 64 then  -- what it has in memory may be further behind
+    for i = 1, math.min(capacity, #held) do
+      if redis.call('ZSCORE', lanes, held[i]) then look_at(held[i]) end
+    end
   end
-  local from = 0
-  repeat  -- the lanes whose heads are next; more of them only when the agent can serve none of these
-    local some = redis.call('ZRANGE', lanes, from, from + 63)
+  for _, lane in ipairs(some) do look_at(lane) end
+  local from = 64
+  while #some == 64 and #found == 0 and #unknown == 1 do  -- more of them only when the agent can serve none of these
+    some = redis.call('ZRANGE', lanes, from, from + 63)
     for _, lane in ipairs(some) do look_at(lane) end
     from = from + 64
-  until #found > 0 or #unknown > 1 or #some < 64
+  end
   if how == 'fifo' then return in_order(found) end
   return by_lane(found, capacity, paid, ageing)
 end
@@ -118,6 +120,6 @@ remember(agent, entry.lane, held, capacity, entry.place == 0 or entry.place > ca
 change_status(task, 'running')
 redis.call('ZADD', leases, whole_text(now + tonumber(lease_ms)), task.id)
 count(working, task.owner, '1')
-redis.call('HSET', held_key, task.id, prompt_id)
+redis.call('HSET', held_key, prompt_id, task.id)
 tell(task, 'claimed', cjson.encode({agent = agent}))
 return {'claimed', saved_whole(task)}

@@ -17,8 +17,8 @@ end
 for _, id in ipairs(expired) do
   local task = open(id)
   if not task or (task.status == 'running' and not task.agent) then
-    local known = redis.pcall('HMGET', task_prefix .. id, 'agent', 'owner')
-    end_lease({id = id, agent = known[1] or '', owner = known[2] or ''})
+    local known = redis.pcall('HMGET', task_prefix .. id, 'agent', 'owner', 'prompt_id')
+    end_lease({id = id, agent = known[1] or '', owner = known[2] or '', prompt_id = known[3] or ''})
     quarantine(id)
   elseif task.status ~= 'running' then
     redis.call('ZREM', leases, id)

@@ -107,6 +107,7 @@ local function best_of(found, capacity, patience)
 end
 
 local function by_lane(found, capacity, paid, ageing_ms)
+  if #found == 1 and found[1].place == 1 and #found[1].heads == 1 then return found[1], found[1].heads[1] end  -- nothing to choose
   local patience = {}
   for _, level in ipairs(raise(found, ageing_ms)) do
     -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.

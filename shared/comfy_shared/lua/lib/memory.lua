@@ -4,7 +4,12 @@
 local function residents(agent)
   local fields = redis.pcall('HMGET', memory_prefix .. agent, 'lanes', 'capacity', 'paid')
   local held = {}
-  for lane in (type(fields[1]) == 'string' and fields[1] or ''):gmatch('%S+') do held[#held + 1] = lane end
+  local known = type(fields[1]) == 'string' and fields[1] or ''
+  if known ~= '' and not known:find('%s') then
+    held[1] = known
+  else
+    for lane in known:gmatch('%S+') do held[#held + 1] = lane end
+  end
   return held, tonumber(fields[2]) or 1, tonumber(fields[3]) or 0
 end
 
