@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from comfy_balancer.uploads import Inputs, Upload
 from comfy_shared import scripts
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.callers import Caller
 from comfy_shared.errors import NotFound
 from comfy_shared.files import input_key
@@ -63,7 +63,7 @@ class Assets:
     """The assets of one namespace. Raises `Unavailable` while Redis or the file store is away."""
 
     def __init__(self, redis: Redis, keys: Keys, inputs: Inputs, *, retention: float) -> None:
-        self._redis = Batcher(redis)
+        self._redis = batcher_of(redis)
         self._keys = keys
         self._inputs = inputs
         self.retention_ms = int(retention * 1000)

@@ -8,24 +8,23 @@ the same reason a batch is small: if it took all that waits, both sides would wa
 Of a batch, the calls of one script over the same keys share a command: then its names are sent, and its text begins,
 once for all of them, which is a quarter of what a transition costs Redis.
 
-This speaks to redis-py's connections, not to its client: the client arms a timer for each reply and packs each value in
-Python, which costs more than all the rest; here one timer guards the whole batch, and hiredis packs it.
+All that speaks to one Redis shares one batcher and its one connection, which stays open (see `Wire`).
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+
+from comfy_shared.wire import Wire
 
 MOST = 2  # batches under way
 LEAST, LARGEST, SHARE = 8, 64, 4  # calls in one write: a quarter of what waits, within limits
-
 TOGETHER = 16  # calls that share a command: Redis serves nobody else meanwhile
 
 Head = tuple[object, ...]  # a command as far as several calls may share it
@@ -40,19 +39,31 @@ class _Call:
         self.reply = reply
 
 
+class _Batch:
+    """Calls of one write, by the commands that they share."""
+
+    def __init__(self, calls: list[_Call]) -> None:
+        self.commands = list(_commands(calls))
+        self.tried = False
+
+    def end(self, outcome: list[object] | Exception) -> None:
+        replies = [outcome] * len(self.commands) if isinstance(outcome, Exception) else outcome
+        for calls, reply in zip(self.commands, replies, strict=True):
+            _answer(calls, reply)
+
+
 class Batcher:
     """Runs commands on one Redis. A broken connection is tried once more: every transition may be repeated."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
         self._pool: Any = redis.connection_pool
         self._patience: float | None = self._pool.connection_kwargs.get("socket_timeout")  # seconds
         self._waiting: deque[_Call] = deque()
-        self._sending = 0  # senders that will look once more at what waits
-        self._senders: set[asyncio.Task[None]] = set()
-
-    async def script_load(self, text: str) -> str:
-        return await self._redis.script_load(text)
+        self._again: deque[_Batch] = deque()  # those that a broken connection left without replies
+        self._connection: Any = None
+        self._wire: Wire | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._soon = False  # `_send` is about to run
 
     async def call(self, *command: object) -> object:
         """The reply to one command. Raises what redis-py raises, and TimeoutError."""
@@ -63,37 +74,73 @@ class Batcher:
         return await self._reply_to(head, values)
 
     def _reply_to(self, head: Head, values: Sequence[object] | None) -> asyncio.Future[object]:
-        reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[object] = loop.create_future()
         self._waiting.append(_Call(head, values, reply))
-        if self._sending < MOST:
-            self._sending += 1
-            sender = asyncio.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+        if not self._soon:
+            self._soon = True
+            loop.call_soon(self._send)  # with all others of this turn of the loop
         return reply
 
-    async def _send(self) -> None:
-        line = _Line(self._pool)
-        try:
-            while self._waiting:
-                await self._send_batch(line, self._next())
-        finally:
-            self._sending -= 1
-            await line.give_back()
+    def _send(self) -> None:
+        self._soon = False
+        if self._wire is None:
+            if self._connecting is None and (self._waiting or self._again):
+                self._connecting = asyncio.create_task(self._connect())
+            return
+        while (self._again or self._waiting) and self._wire.under_way < MOST:
+            self._exchange(self._wire, self._again.popleft() if self._again else _Batch(self._next()))
+
+    def _exchange(self, wire: Wire, batch: _Batch) -> None:
+        def done(outcome: list[object] | Exception) -> None:
+            if isinstance(outcome, RedisConnectionError) and not batch.tried:
+                batch.tried = True
+                self._again.append(batch)
+            else:
+                batch.end(outcome)
+            self._send()
+
+        wire.exchange([_packed(calls) for calls in batch.commands], done)
 
     def _next(self) -> list[_Call]:
         number = min(max(LEAST, len(self._waiting) // SHARE), LARGEST, len(self._waiting))
         return [self._waiting.popleft() for _ in range(number)]
 
-    async def _send_batch(self, line: "_Line", batch: list[_Call]) -> None:
-        commands = list(_commands(batch))
+    async def _connect(self) -> None:
         try:
-            async with asyncio.timeout(self._patience):
-                replies = await line.exchange([_packed(calls) for calls in commands])
+            if self._connection is None:
+                self._connection = await self._pool.get_connection()
+            else:  # it keeps its place in the pool
+                await self._connection.disconnect(nowait=True)
+                await self._connection.connect()
+            self._wire = Wire(self._connection, self._patience, self._lost)
         except Exception as error:  # each caller is told, and handles it at its own border
-            replies = [error] * len(commands)
-        for calls, reply in zip(commands, replies, strict=True):
-            _answer(calls, reply)
+            self._fail(error)
+        finally:
+            self._connecting = None
+        self._send()
+
+    def _fail(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        again, self._again = self._again, deque()
+        for batch in (*again, *([_Batch([call]) for call in waiting])):
+            batch.end(error)
+
+    def _lost(self, wire: Wire) -> None:
+        if self._wire is wire:
+            self._wire = None
+
+
+_batchers: WeakValueDictionary[int, Batcher] = WeakValueDictionary()  # by the id of the pool, which each keeps alive
+
+
+def batcher_of(redis: Redis) -> Batcher:
+    """The batcher of all that speaks to Redis through this client."""
+    pool = id(redis.connection_pool)
+    batcher = _batchers.get(pool)
+    if batcher is None:
+        batcher = _batchers[pool] = Batcher(redis)
+    return batcher
 
 
 def _commands(batch: list[_Call]) -> Iterator[list[_Call]]:
@@ -130,37 +177,3 @@ def _answer(calls: list[_Call], reply: object) -> None:
             call.reply.set_exception(value)
         else:
             call.reply.set_result(value)
-
-
-class _Line:
-    """A connection of the pool, from the first batch of a sender until its last."""
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._connection: Any = None
-
-    async def exchange(self, commands: list[bytes]) -> list[object]:
-        """The replies to packed commands; one that Redis refused is its error."""
-        try:
-            return await self._once(commands)
-        except RedisConnectionError:
-            return await self._once(commands)
-
-    async def _once(self, commands: list[bytes]) -> list[object]:
-        if self._connection is None:
-            self._connection = await self._pool.get_connection()
-        connection = self._connection
-        # Whatever breaks off a write or a read disconnects: no reply is left for the next batch, which connects again.
-        await connection.send_packed_command(b"".join(commands), check_health=False)
-        return [await _reply(connection) for _ in commands]
-
-    async def give_back(self) -> None:
-        if self._connection is not None:
-            await self._pool.release(self._connection)
-
-
-async def _reply(connection: Any) -> object:
-    try:
-        return await connection.read_response(timeout=math.inf)  # as long as the batch may take
-    except ResponseError as error:
-        return error

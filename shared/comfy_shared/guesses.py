@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.settings import SharedSettings
@@ -34,7 +34,7 @@ class GuessLimit:
 
     def __init__(self, redis: Redis, keys: Keys, settings: SharedSettings) -> None:
         self._redis = redis
-        self._batcher = Batcher(redis)
+        self._batcher = batcher_of(redis)
         self._keys = keys
         self._limit = settings.login_failures
         self._window_ms = int(settings.login_window * 1000)

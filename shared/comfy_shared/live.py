@@ -23,7 +23,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.errors import Unavailable
 from comfy_shared.keys import Keys
 from comfy_shared.lifecycle import Backoff, Loops, first_of
@@ -62,7 +62,7 @@ class LiveSender:
     """An agent's side. `put` never waits; run `send` as a supervised loop."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._batcher = Batcher(redis)
+        self._batcher = batcher_of(redis)
         self._keys = keys
         self._waiting: deque[tuple[str, LiveFrame]] = deque()
         self._bytes = 0

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
 from comfy_shared.batches import NewBatch
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.claims import (
     Attempt,
     BrokenAttempt,
@@ -75,7 +75,7 @@ class Queue:
 
     def __init__(self, redis: Redis, keys: Keys, settings: SharedSettings) -> None:
         self.redis = redis
-        self._batcher = Batcher(redis)
+        self._batcher = batcher_of(redis)
         self.keys = keys
         self.lease_ms = settings.lease_ms
         self.retention_ms = int(settings.task_retention * 1000)

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.errors import Damaged, NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.models import decode
@@ -76,7 +76,7 @@ class Registry:
 
     def __init__(self, redis: Redis, keys: Keys, *, heartbeat_ttl: float, retention: float) -> None:
         self.redis = redis
-        self._batcher = Batcher(redis)
+        self._batcher = batcher_of(redis)
         self.keys = keys
         self._ttl_ms = int(heartbeat_ttl * 1000)
         self._retention_ms = int(retention * 1000)

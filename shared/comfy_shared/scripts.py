@@ -16,6 +16,7 @@ that fails does not keep the others from being done.
 import re
 from collections.abc import Sequence
 from importlib import resources
+from typing import cast
 
 from redis.exceptions import NoScriptError
 
@@ -90,7 +91,7 @@ class Script:
         values = [args[name] for name in self.args]
         values += rest
         if self._sha is None:
-            self._sha = await redis.script_load(self.text)
+            self._sha = cast("bytes", await redis.call("SCRIPT", "LOAD", self.text)).decode()
         try:
             return await redis.share(("EVALSHA", self._sha, len(names), *names), values)
         except NoScriptError:  # Redis came back empty

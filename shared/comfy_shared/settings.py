@@ -24,7 +24,7 @@ class RedisSettings(BaseSettings):
     redis_db: int = Field(0, ge=0, description="Number of the database.")
     redis_namespace: str = Field("comfy", pattern=r"^[A-Za-z0-9_.-]+$", description="First part of every key.")
     redis_timeout: Seconds = Field(4.0, description="Longest wait for one command, in seconds.")
-    redis_connections: Count = Field(64, description="Most connections of one process.")
+    redis_connections: int = Field(64, ge=4, description="Most connections of one process; a few are always in use.")
 
 
 class SharedSettings(RedisSettings):

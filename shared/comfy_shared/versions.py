@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from comfy_shared import scripts
-from comfy_shared.batching import Batcher
+from comfy_shared.batching import batcher_of
 from comfy_shared.errors import Conflict, Damaged, NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.models import decode, pack, unpack
@@ -95,7 +95,7 @@ class Versions:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
-        self._batcher = Batcher(redis)
+        self._batcher = batcher_of(redis)
         self._keys = keys
 
     async def publish(

@@ -74,5 +74,5 @@ class Minimal:
 
     async def _run(self, text: str, *values: object) -> object:
         if text not in self._shas:
-            self._shas[text] = await self._batcher.script_load(text)
+            self._shas[text] = cast("bytes", await self._batcher.call("SCRIPT", "LOAD", text)).decode()
         return await self._batcher.call("EVALSHA", self._shas[text], len(KEYS), *KEYS, *values)

@@ -1,13 +1,19 @@
 """Calls that share batches: each gets its own reply, whatever becomes of its neighbours, and none is left waiting."""
 
 import asyncio
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from comfy_shared.batching import LARGEST, LEAST, MOST, Batcher
+from comfy_shared.batching import LARGEST, LEAST, MOST, Batcher, batcher_of
+from comfy_shared.store import connect
+from test.support.redis_server import RedisServer
+from test.support.settings import settings_for
+from test.support.waiting import wait_until
 
 
 def echo(batcher: Batcher, number: int) -> asyncio.Task[object]:
@@ -21,19 +27,22 @@ async def test_each_call_gets_its_own_reply(redis: Redis, number: int) -> None:
     assert replies == [str(each).encode() for each in range(number)]
 
 
-async def test_a_call_that_comes_while_every_sender_ends_is_sent(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher, pool, ended = Batcher(redis), redis.connection_pool, asyncio.Event()
-    release = pool.release
+async def test_a_call_that_comes_while_it_connects_is_sent(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher, may = Batcher(redis), asyncio.Event()
+    pool: Any = redis.connection_pool
+    get_connection = pool.get_connection
 
-    async def slow_release(connection: Any) -> None:
-        await ended.wait()
-        await release(connection)
+    async def slow() -> Any:
+        await may.wait()
+        return await get_connection()
 
-    monkeypatch.setattr(pool, "release", slow_release)
-    await asyncio.gather(*[echo(batcher, number) for number in range(LEAST * MOST)])
-    async with asyncio.timeout(5):
-        assert await batcher.call("ECHO", "late") == b"late"
-    ended.set()
+    monkeypatch.setattr(pool, "get_connection", slow)
+    first = echo(batcher, 1)
+    await asyncio.sleep(0.01)
+    second = echo(batcher, 2)
+    await asyncio.sleep(0)
+    may.set()
+    assert [await first, await second] == [b"1", b"2"]
 
 
 async def test_a_refused_call_does_not_spoil_its_neighbours(redis: Redis) -> None:
@@ -61,3 +70,45 @@ async def test_connections_that_were_cut_are_made_anew(redis: Redis) -> None:
     await redis.client_kill_filter(_type="normal", skipme=True)
     replies = await asyncio.gather(*[echo(batcher, number) for number in range(LEAST * MOST)])
     assert replies == [str(number).encode() for number in range(LEAST * MOST)]
+
+
+async def test_what_was_under_way_on_a_connection_that_was_cut_is_sent_once_more(redis: Redis) -> None:
+    batcher = Batcher(redis)
+    waiting = asyncio.create_task(batcher.call("BLPOP", "list-of-this-test", "0"))
+    await wait_until(lambda: blocked(redis), "Redis waits for it")
+    await redis.client_kill_filter(_type="normal", skipme=True)
+    await wait_until(lambda: blocked(redis), "it was sent again")
+    await cast("Any", redis.lpush("list-of-this-test", "x"))
+    assert await waiting == [b"list-of-this-test", b"x"]
+
+
+async def test_what_is_cut_twice_fails_and_the_next_call_works(redis: Redis) -> None:
+    batcher = Batcher(redis)
+    waiting = asyncio.create_task(batcher.call("BLPOP", "list-of-this-test", "0"))
+    for _ in range(2):
+        await wait_until(lambda: blocked(redis), "Redis waits for it")
+        await redis.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(RedisConnectionError):
+        await waiting
+    assert await batcher.call("ECHO", "after") == b"after"
+
+
+async def test_a_reply_that_does_not_come_in_time_ends_its_connection(own_redis: RedisServer, tmp_path: Path) -> None:
+    client = connect(settings_for(own_redis.port, "own", tmp_path, redis_timeout=0.2))
+    batcher = Batcher(client)
+    with pytest.raises(TimeoutError):
+        await batcher.call("BLPOP", "list-of-this-test", "0")
+    assert await batcher.call("ECHO", "after") == b"after", "not the late reply"
+    await client.aclose()
+
+
+async def test_all_that_share_a_client_share_a_connection(own_redis: RedisServer, tmp_path: Path) -> None:
+    client = connect(settings_for(own_redis.port, "own", tmp_path))
+    assert batcher_of(client) is batcher_of(client)
+    await asyncio.gather(*[batcher_of(client).call("ECHO", str(number)) for number in range(100)])
+    assert len(await client.client_list(_type="normal")) == 2, "and one for this question"
+    await client.aclose()
+
+
+async def blocked(redis: Redis) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])

@@ -151,7 +151,7 @@ async def test_more_commands_than_connections_wait_for_their_turn(
     redis_server: RedisServer, settings: SharedSettings, tmp_path: Path
 ) -> None:
     # The 65th concurrent command of a process was refused as if Redis were away.
-    narrow = settings_for(redis_server.port, "x", tmp_path, redis_connections=2)
+    narrow = settings_for(redis_server.port, "x", tmp_path, redis_connections=4)
     client = connect(narrow)
     replies = await asyncio.gather(*(client.echo(str(number)) for number in range(100)))
     assert replies == [str(number).encode() for number in range(100)]

@@ -40,7 +40,7 @@ def test_settings_of_tests_read_neither(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("redis_port", "six"),
         ("redis_db", -1),
         ("redis_timeout", 0),
-        ("redis_connections", 0),
+        ("redis_connections", 3),
         ("lease_seconds", 0),
         ("lease_seconds", -1),
         ("task_retention", 0),
