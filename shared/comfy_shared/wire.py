@@ -35,11 +35,22 @@ class _Exchange:
 
 
 class Wire(asyncio.Protocol):
-    """One open connection. `on_lost` is told of its end, before the exchanges are that were under way."""
+    """One open connection.
 
-    def __init__(self, connection: Any, patience: float | None, on_lost: Callable[["Wire"], None]) -> None:
-        self._patience = patience  # seconds
+    An exchange ends within `patience` seconds, or the connection does. `on_lost` is told of that end, before the
+    exchanges are that were under way; `on_message` of all that comes without a question, as of a channel.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        patience: float | None,
+        on_lost: Callable[["Wire"], None],
+        on_message: Callable[[list[Any]], None] = lambda _: None,
+    ) -> None:
+        self._patience = patience
         self._on_lost = on_lost
+        self._on_message = on_message
         self._under_way: deque[_Exchange] = deque()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=connection._parser.parse_error)
         self._transport: asyncio.Transport = connection._writer.transport
@@ -58,16 +69,22 @@ class Wire(asyncio.Protocol):
         self._under_way.append(_Exchange(len(commands), done, timer))
         self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
+    def subscribe(self, channel: str) -> None:
+        """From its confirmation on, what is said there comes as messages."""
+        self._transport.write(hiredis.pack_command(("SUBSCRIBE", channel)))  # type: ignore[arg-type]  # any number of values
+
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         try:
-            while self._under_way and (reply := self._reader.gets()) is not False:
+            while (reply := self._reader.gets()) is not False:
                 self._take(reply)
         except InvalidResponse as error:
             self._end(RedisConnectionError(f"Redis sent what is no reply: {error}"))
 
     def _take(self, reply: object) -> None:
-        if isinstance(reply, hiredis.PushNotification):  # nobody asked for it
+        if isinstance(reply, hiredis.PushNotification) or not self._under_way:  # RESP2 has no word for it
+            if isinstance(reply, list):
+                self._on_message(reply)
             return
         first = self._under_way[0]
         first.replies.append(reply)

@@ -12,13 +12,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from redis.asyncio import Redis
 
+from comfy_service.ear import Ear
 from comfy_shared.claims import Attempt, ClaimReply, UnknownLanes
 from comfy_shared.keys import Keys
+from comfy_shared.lifecycle import Loops
 from comfy_shared.models import Needs, NewTask
 from comfy_shared.needs import lane_of
 from comfy_shared.queue import Queue
@@ -195,17 +197,20 @@ async def consume(line: Line | Minimal, number: int) -> int:
             if taken >= number:
                 wake.set()
 
-    async with line.redis.pubsub() as pubsub:
-        await pubsub.subscribe(line.channel)
-
-        async def listen() -> None:
-            async for _ in pubsub.listen():
-                wake.set()
-
-        ear = asyncio.create_task(listen())
+    async with heard(line, wake.set):
         await asyncio.gather(*[slot() for _ in range(SLOTS)])
-        ear.cancel()
     return taken
+
+
+@asynccontextmanager
+async def heard(line: Line | Minimal, on_wake: Callable[[], None]) -> AsyncIterator[None]:
+    """Has `on_wake` called when the first agent is woken, by the ear that agents have."""
+    opened = asyncio.Event()
+    ear = Ear(line.redis, line.channel)
+    async with Loops(print) as loops:
+        loops.start("ear", lambda: ear.listen(loops, opened.set, lambda _: on_wake()))
+        await opened.wait()
+        yield
 
 
 async def through(kind: type[Line | Minimal], name: str, port: int) -> str:
@@ -225,16 +230,14 @@ async def through(kind: type[Line | Minimal], name: str, port: int) -> str:
 async def low_load(line: Line | Minimal) -> float:
     """Median ms from the begin of a submit to the claim of an idle agent that waited for it."""
     took = []
-    async with line.redis.pubsub() as pubsub:
-        await pubsub.subscribe(line.channel)
+    wake = asyncio.Event()
+    async with heard(line, wake.set):
         await line.take()
         for _ in range(200):
-            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.0):
-                pass
+            wake.clear()
             at = time.perf_counter()
             submitted = asyncio.create_task(line.submit())
-            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=5) is None:
-                pass
+            await wake.wait()
             await line.take()
             took.append((time.perf_counter() - at) * 1000)
             await submitted

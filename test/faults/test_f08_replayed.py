@@ -12,6 +12,7 @@ from test.scenario.conftest import SHORT
 from test.scenario.story import slow_prompt
 
 TIMES = 50
+SAME = b"*1\r\n$9\r\ncompleted\r\n"  # of one call in its command
 
 
 def replay(port: int, command: bytes) -> bytes:
@@ -29,7 +30,7 @@ def test_fifty_replays_of_one_completion_are_one_completion(start: Start, tmp_pa
             proxy.hold(COMPLETE)
             proxy.wait_held()
             answers = set(pool.map(lambda _: replay(cluster.redis_port, proxy.held), range(TIMES)))
-            assert answers == {b"$9\r\ncompleted\r\n"}, "whoever repeats a call whose answer was lost is told the same"
+            assert answers == {SAME}, "whoever repeats a call whose answer was lost is told the same"
             proxy.heal()
             oracle.wait_final(oracle.submit(client, slow_prompt(2, steps=5)))
         assert [kind for _, kind, _, _ in oracle.story(task_id)].count("completed") == 1
