@@ -43,12 +43,12 @@ class _Batch:
     """Calls of one write, by the commands that they share."""
 
     def __init__(self, calls: list[_Call]) -> None:
-        self.commands = list(_commands(calls))
+        self.commands = [each for group in _commands(calls) for each in _packed(group)]
         self.tried = False
 
     def end(self, outcome: list[object] | Exception) -> None:
         replies = [outcome] * len(self.commands) if isinstance(outcome, Exception) else outcome
-        for calls, reply in zip(self.commands, replies, strict=True):
+        for (calls, _), reply in zip(self.commands, replies, strict=True):
             _answer(calls, reply)
 
 
@@ -89,7 +89,9 @@ class Batcher:
                 self._connecting = asyncio.create_task(self._connect())
             return
         while (self._again or self._waiting) and self._wire.under_way < MOST:
-            self._exchange(self._wire, self._again.popleft() if self._again else _Batch(self._next()))
+            batch = self._again.popleft() if self._again else _Batch(self._next())
+            if batch.commands:
+                self._exchange(self._wire, batch)
 
     def _exchange(self, wire: Wire, batch: _Batch) -> None:
         def done(outcome: list[object] | Exception) -> None:
@@ -100,7 +102,7 @@ class Batcher:
                 batch.end(outcome)
             self._send()
 
-        wire.exchange([_packed(calls) for calls in batch.commands], done)
+        wire.exchange([packed for _, packed in batch.commands], done)
 
     def _next(self) -> list[_Call]:
         number = min(max(LEAST, len(self._waiting) // SHARE), LARGEST, len(self._waiting))
@@ -123,8 +125,9 @@ class Batcher:
     def _fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, deque()
         again, self._again = self._again, deque()
-        for batch in (*again, *([_Batch([call]) for call in waiting])):
+        for batch in again:
             batch.end(error)
+        _answer(list(waiting), error)
 
     def _lost(self, wire: Wire) -> None:
         if self._wire is wire:
@@ -157,18 +160,25 @@ def _commands(batch: list[_Call]) -> Iterator[list[_Call]]:
     yield from groups.values()
 
 
-def _packed(calls: list[_Call]) -> bytes:
+def _packed(calls: list[_Call]) -> Iterator[tuple[list[_Call], bytes]]:
+    """The command that they share; if it cannot be written down, one of its own for each that can."""
     command = list(calls[0].head)
     for call in calls:
         if call.values is not None:
             command.append(len(call.values))
             command += call.values
-    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # any number of values
-    return packed
+    try:
+        yield calls, hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # any number of values
+    except (TypeError, ValueError) as error:  # a value is neither text, bytes nor a number, or half a character
+        if len(calls) == 1:
+            _answer(calls, error)
+        else:
+            for call in calls:
+                yield from _packed([call])
 
 
 def _answer(calls: list[_Call], reply: object) -> None:
-    shared = calls[0].values is not None and isinstance(reply, list)
+    shared = isinstance(reply, list) and calls[0].values is not None
     replies = cast("list[object]", reply) if shared else [reply] * len(calls)
     for call, value in zip(calls, replies, strict=True):
         if call.reply.done():  # its caller was cancelled

@@ -53,6 +53,17 @@ async def test_a_refused_call_does_not_spoil_its_neighbours(redis: Redis) -> Non
     assert isinstance(refused, ResponseError)
 
 
+async def test_a_call_that_cannot_be_written_down_does_not_spoil_those_that_share_its_command(redis: Redis) -> None:
+    batcher = Batcher(redis)
+    head = ("EVAL", "return {ARGV[2], ARGV[4]}", 0)
+    calls = [batcher.share(head, [value]) for value in ("one", "half \ud800", None, "two")]
+    first, half, nothing, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert (first, second) == (b"one", b"two"), "each in a command of its own"
+    assert isinstance(half, UnicodeEncodeError)
+    assert isinstance(nothing, TypeError)
+    assert await batcher.call("ECHO", "after") == b"after"
+
+
 async def test_a_caller_that_gives_up_does_not_disturb_the_others(redis: Redis) -> None:
     batcher = Batcher(redis)
     calls = [echo(batcher, number) for number in range(3 * LEAST)]
