@@ -30,7 +30,7 @@ local replies, cursor = {}, 1
 while cursor <= #ARGV do
   local done, reply = pcall(transition, cursor)
   if not done and type(reply) ~= 'table' then reply = {err = tostring(reply)} end  -- as Redis' own errors are
-  replies[#replies + 1] = reply
+  replies[#replies + 1] = reply or false
   cursor = cursor + 1 + ARGV[cursor]
 end
 {at_end}return replies

@@ -39,6 +39,9 @@ class Wire(asyncio.Protocol):
 
     An exchange ends within `patience` seconds, or the connection does. `on_lost` is told of that end, before the
     exchanges are that were under way; `on_message` of all that comes without a question, as of a channel.
+
+    Raises:
+        ConnectionError: of redis-py; it is closed already.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=connection._parser.parse_error)
         self._transport: asyncio.Transport = connection._writer.transport
         self._streams: Any = self._transport.get_protocol()  # redis-py's, which waits for the end of the connection
+        if self._transport.is_closing():  # nobody would be told again
+            raise RedisConnectionError("Redis closed the connection")
         self._transport.set_protocol(self)
         self._loop = asyncio.get_running_loop()
 
@@ -85,6 +90,8 @@ class Wire(asyncio.Protocol):
         if isinstance(reply, hiredis.PushNotification) or not self._under_way:  # RESP2 has no word for it
             if isinstance(reply, list):
                 self._on_message(reply)
+            elif isinstance(reply, Exception):  # a subscription that Redis refused
+                self._end(reply)
             return
         first = self._under_way[0]
         first.replies.append(reply)

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from comfy_shared.batching import LARGEST, LEAST, MOST, Batcher, batcher_of
 from comfy_shared.store import connect
+from comfy_shared.wire import Wire
 from test.support.redis_server import RedisServer
 from test.support.settings import settings_for
 from test.support.waiting import wait_until
@@ -28,17 +29,18 @@ async def test_each_call_gets_its_own_reply(redis: Redis, number: int) -> None:
 
 
 async def test_a_call_that_comes_while_it_connects_is_sent(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher, may = Batcher(redis), asyncio.Event()
+    batcher, connects, may = Batcher(redis), asyncio.Event(), asyncio.Event()
     pool: Any = redis.connection_pool
     get_connection = pool.get_connection
 
     async def slow() -> Any:
+        connects.set()
         await may.wait()
         return await get_connection()
 
     monkeypatch.setattr(pool, "get_connection", slow)
     first = echo(batcher, 1)
-    await asyncio.sleep(0.01)
+    await connects.wait()
     second = echo(batcher, 2)
     await asyncio.sleep(0)
     may.set()
@@ -110,6 +112,29 @@ async def test_a_reply_that_does_not_come_in_time_ends_its_connection(own_redis:
     with pytest.raises(TimeoutError):
         await batcher.call("BLPOP", "list-of-this-test", "0")
     assert await batcher.call("ECHO", "after") == b"after", "not the late reply"
+    await client.aclose()
+
+
+async def test_a_connection_that_ended_before_it_was_used_is_refused(redis: Redis) -> None:
+    """Its end was told to somebody else: an ear on it would be deaf for ever."""
+    pool: Any = redis.connection_pool
+    connection = await pool.get_connection()
+    connection._writer.transport.abort()
+    with pytest.raises(RedisConnectionError):
+        Wire(connection, None, lambda _: None)
+    await connection.disconnect()
+    await pool.release(connection)
+
+
+async def test_a_subscription_that_is_refused_ends_the_connection(own_redis: RedisServer, tmp_path: Path) -> None:
+    client = connect(settings_for(own_redis.port, "own", tmp_path))
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    await client.acl_setuser("default", reset_channels=True)
+    lost = asyncio.Event()
+    Wire(connection, None, lambda _: lost.set()).subscribe("channel-of-this-test")
+    async with asyncio.timeout(5):
+        await lost.wait()
     await client.aclose()
 
 

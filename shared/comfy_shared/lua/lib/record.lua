@@ -8,7 +8,7 @@ end
 
 local MUST, MAY = {'attempt', 'max_attempts', 'events', 'priority'}, {'crashes', 'timeouts', 'avoid_until', 'started_at', 'finished_at', 'memory_place'}
 
-local function counts(value)  -- as a number, or nil
+local function whole_number(value)  -- or nil
   local number = tonumber(value)
   return number and number >= 0 and number < 1e16 and number % 1 == 0 and number or nil
 end
@@ -16,13 +16,13 @@ end
 local function checked(id, task)  -- or nil when a transition cannot work with it: broken bytes must neither stop a step halfway nor block others
   if task.id ~= id or not task.owner or not task.lane or not whole(task.created_at) or not whole(task.order) then return nil end
   for _, name in ipairs(MUST) do
-    local number = counts(task[name])
+    local number = whole_number(task[name])
     if not number then return nil end
     task[name] = number
   end
   for _, name in ipairs(MAY) do
     if task[name] then
-      local number = counts(task[name])
+      local number = whole_number(task[name])
       if not number then return nil end
       task[name] = number
     end
