@@ -7,10 +7,10 @@ the values that follow the named ones. A name in KEYS is an attribute of `Keys`,
 of one task or agent.
 
 Redis runs the whole text at each command, so what stands there costs time whether it is called or not. Of a part only
-those definitions are put in front that the script needs, itself or through another; they are the body of one function,
-without the keys: to make a function is slow in proportion to the locals beside it. And calls that wait for Redis
-together share a command (see `Batcher`): the text is a loop over their values, each behind the number of them, and one
-that fails does not keep the others from being done.
+those definitions are put in front that the script needs, itself or through another, and what only rare functions use
+is made within them; all are the body of one function, without the keys: to make a function is slow in proportion to the
+locals beside it. And calls that wait for Redis together share a command (see `Batcher`): the text is a loop over their
+values, each behind the number of them, and one that fails does not keep the others from being done.
 """
 
 import re
@@ -35,6 +35,7 @@ while cursor <= #ARGV do
 end
 {at_end}return replies
 """
+_RARE = re.compile(r"local function .*\)  -- rare\b")
 _AT_END = "for _, last in ipairs(at_end) do last() end\n"
 
 
@@ -55,7 +56,7 @@ class Script:
         unknown = set(_names(body, "KEYS")) - set(vars(Keys())) - set(extra_keys)
         if unknown:
             raise ValueError(f"{name}.lua names unknown KEYS {sorted(unknown)}")
-        parts = needed(self._parts(body), body)
+        parts = nested(needed(self._parts(body), body), body)
         used = _words("\n".join([*parts, body]))
         self.keys = tuple(key for key in _names(body, "KEYS") if key in used)
         rest = [f"local function {name}(i) return ARGV[cursor + {len(args)} + i] end" for name in _names(body, "REST")]
@@ -127,6 +128,33 @@ def needed(parts: Sequence[str], body: str) -> list[str]:
     return found[::-1]
 
 
+def nested(definitions: Sequence[str], body: str) -> list[str]:
+    """Puts what only rare functions use inside them: then it is made when one of them is called, not at each command.
+
+    A function is rare whose first line ends with a comment that begins with that word.
+    """
+    places = range(len(definitions))
+    words = [_words(each) for each in definitions]
+    homes: list[set[int] | None] = [None] * len(definitions)  # the rare functions that it goes into; None: it stays
+    for at in reversed(places):
+        users = [user for user in places if user > at and words[user] & defined(definitions[at])]
+        if not definitions[at].startswith("local function") or _words(body) & defined(definitions[at]):
+            continue
+        within = [{user} if _RARE.match(definitions[user]) else homes[user] for user in users]
+        if None not in within:
+            homes[at] = {home for each in within if each is not None for home in each}
+
+    def text(at: int) -> str:
+        inner = [text(each) for each in places if at in (homes[each] or ())]
+        if not inner:
+            return definitions[at]
+        (name,) = defined(definitions[at])
+        lines = "\n".join([*inner, definitions[at], f"return {name}(...)"]).splitlines()
+        return "\n".join([f"local function {name}(...)", *[f"  {line}" for line in lines], "end"])
+
+    return [text(at) for at in places if homes[at] is None]
+
+
 def defined(definition: str) -> set[str]:
     """The names that it makes."""
     names = re.match(r"local (?:function )?(\w+(?:, \w+)*)", definition)
@@ -134,7 +162,8 @@ def defined(definition: str) -> set[str]:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
+    """The names in it; neither those in comments nor those in strings."""
+    return set(re.findall(r"\w+", re.sub(r"--.*|'[^'\n]*'", "", text)))
 
 
 def _bind(table: str, names: tuple[str, ...], from_: str = "") -> str:

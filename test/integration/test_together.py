@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from redis.asyncio import Redis
 
 from comfy_shared.batches import NewBatch
@@ -24,6 +25,7 @@ from test.support.settings import settings_for
 
 Call = Coroutine[Any, Any, Any]
 Run = Callable[[Sequence[Call]], Call]
+Story = Callable[[Queue, Registry, Run], Call]
 OTHERS = {b"created_at", b"started_at", b"finished_at", b"order", b"avoid_until"}  # each time
 
 
@@ -82,6 +84,41 @@ async def story(queue: Queue, registry: Registry, run: Run) -> list[Any]:
     return outcome
 
 
+async def one_agents_story(queue: Queue, registry: Registry, run: Run) -> list[Any]:
+    """The same with all claims by one agent: what it has in memory, whom it serves and whether it idles changes from
+    call to call of one command, as do the limits of an owner."""
+    await registry.register(agent_record("gpu"), Vitals(), session="s1", offer=None, takeover=True)
+    lanes = [lane_of(needs) for needs in (NEEDS_A, NEEDS_B)]
+    outcome: list[Any] = await run(
+        [queue.submit([task], queue_limit=100, owner_limit=LEAST // 2 - 2) for task in tasks()]
+    )
+
+    async def claims(number: int, verdicts: dict[str, bool] | None = None, session: str = "s1") -> list[Attempt]:
+        nonlocal outcome
+        calls = [
+            queue.claim("gpu", session, prompt_id=f"p-{number}-{at}", verdicts=verdicts if at == 1 else None)
+            for at in range(LEAST // 2)
+        ]
+        replies = await run(calls)
+        outcome += [type(each).__name__ for each in replies]
+        return [each for each in replies if isinstance(each, Attempt)]
+
+    assert await claims(0) == [], "it has to judge the lanes"
+    attempts = await claims(1, {lanes[0]: True, lanes[1]: False})
+    assert attempts, "one lane it can serve"
+    await claims(2, session="s0")
+    queue.running_limit = 4
+    attempts += await claims(3, {lanes[1]: True})
+    queue.running_limit = 0
+    outcome += await run([queue.complete(each, [], gpu_ms=100, cold=at == 0) for at, each in enumerate(attempts)])
+    await cast("Any", queue.redis.hset(queue.keys.task("task-9"), "lane", "another"))  # broken bytes
+    await queue.submit([new_task(NEEDS_A, id=f"more-{number}") for number in range(4)], queue_limit=100)
+    attempts += await claims(4)
+    await registry.drain("gpu", on=True)
+    attempts += await claims(5)
+    return [*outcome, *[(each.id, each.task.owner, each.task.attempt) for each in attempts]]
+
+
 @asynccontextmanager
 async def queue_of(server: RedisServer, folder: Path) -> AsyncIterator[tuple[Queue, Registry]]:
     """A Redis emptied for it."""
@@ -132,7 +169,10 @@ async def heard(redis: Redis, keys: Keys) -> tuple[dict[str, list[tuple[bytes, .
     return lines, len(entries)
 
 
-async def test_transitions_that_share_a_command_do_what_they_do_alone(own_redis: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("story", [story, one_agents_story])
+async def test_transitions_that_share_a_command_do_what_they_do_alone(
+    own_redis: RedisServer, tmp_path: Path, story: Story
+) -> None:
     seen = []
     for run in (one_by_one, together):
         async with queue_of(own_redis, tmp_path) as (queue, registry):

@@ -1,7 +1,7 @@
 -- activate: make a version of a workflow the one that its tasks run; an older one rolls back.
 -- KEYS: clock workflows workflow events
 -- ARGV: name number
--- USES: time news standing
+-- USES: offset time news standing
 -- Replies: activated | unchanged | unknown | no_version
 local at = standing(name)
 if not at then return 'unknown' end

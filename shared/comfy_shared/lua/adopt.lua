@@ -1,7 +1,7 @@
 -- adopt: the agent came back and found its prompt on its instance: the same attempt goes on under the new session.
 -- KEYS: clock leases task_prefix story_prefix events held_prefix
 -- ARGV: id agent session lease_ms
--- USES: time later record
+-- USES: offset time later record
 -- Replies: {adopted, {field, value…}} | {gone}: it ended or runs elsewhere
 local task = open(id)
 if not task or task.status ~= 'running' or task.agent ~= agent then

@@ -1,7 +1,7 @@
 -- asset_find: what an owner uploaded, if its file is still there; both are kept for another retention.
 -- KEYS: clock inputs asset
 -- ARGV: retention_ms
--- USES: time
+-- USES: offset time
 -- Replies: {record, created, expires} | {}
 local kept = redis.pcall('HMGET', asset, 'sha256', 'record', 'created')
 if not (kept[1] and kept[2] and kept[3]) or not redis.call('ZSCORE', inputs, kept[1]) then return {} end

@@ -1,7 +1,7 @@
 -- asset_keep: remember what an owner uploaded, or find that it had the same bytes before.
 -- KEYS: clock inputs asset
 -- ARGV: sha256 record retention_ms
--- USES: time
+-- USES: offset time
 -- Replies: {new, record, created, expires} | {known, record, created, expires}
 local kept = redis.pcall('HMGET', asset, 'sha256', 'record', 'created')
 local known = kept[1] == sha256 and kept[2] and kept[3]

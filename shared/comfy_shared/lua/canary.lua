@@ -1,7 +1,7 @@
 -- canary: let a version of a workflow run a share of its tasks before it is made the active one.
 -- KEYS: clock workflows workflow events
 -- ARGV: name number share
--- USES: time news standing
+-- USES: offset time news standing
 -- Input: `share` in percent; 0 ends it, whatever `number` is.
 -- Replies: ok | unknown | no_version | active
 local at = standing(name)

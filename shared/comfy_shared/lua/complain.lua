@@ -1,7 +1,7 @@
 -- complain: say what is wrong with the files of a workflow, or that nothing is.
 -- KEYS: clock workflow_problems events
 -- ARGV: name problem limit
--- USES: time news
+-- USES: offset time news
 -- Input: an empty `problem` means that the files are sound.
 -- Replies: told | known
 local before = redis.call('HGET', workflow_problems, name)

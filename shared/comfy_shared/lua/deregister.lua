@@ -1,7 +1,7 @@
 -- deregister: the agent goes away on purpose; its record and its offer are forgotten at once.
 -- KEYS: clock agents agent_prefix verdicts_prefix idle events memory_prefix servers_prefix stats_prefix vram
 -- ARGV: agent session
--- USES: time memory
+-- USES: offset time memory
 -- Replies: ok | replaced
 if redis.call('HGET', agent_prefix .. agent, 'session') ~= session then return 'replaced' end
 redis.call('DEL', agent_prefix .. agent, verdicts_prefix .. agent)

@@ -1,7 +1,7 @@
 -- drain: tell an agent to claim no more, or (resume) to claim again.
 -- KEYS: clock agent_prefix idle draining events memory_prefix servers_prefix stats_prefix
 -- ARGV: agent on
--- USES: time memory
+-- USES: offset time memory
 -- Replies: ok | unknown
 if redis.call('EXISTS', agent_prefix .. agent) == 0 then return 'unknown' end
 redis.call(on == '1' and 'SADD' or 'SREM', draining, agent)

@@ -1,7 +1,7 @@
 -- publish: keep a workflow as the next version of its name, unless a version with the same content is there already.
 -- KEYS: clock workflows workflow workflow_files workflow_saves events
 -- ARGV: name digest base content about activate files agent saved versions_limit workflows_limit
--- USES: time news standing saves
+-- USES: offset time news standing saves
 -- Input: `base` is the number of the version that the changes in `about` are against, 0: none. `files`, when not empty, is the digest of the files that
 -- the content comes from: the same files as last time change nothing, whatever was published, activated or deleted since. `agent`, when not empty, is
 -- the one whose instance's editor saved it, and `saved` the digest of that file, which is treated alike; a conflict is kept, but not made active.

@@ -1,7 +1,7 @@
 -- purge: forget tasks that finished before the retention, and find input files that no task names any more.
 -- KEYS: clock task_prefix story_prefix index_prefix finished inputs input_uses output_uses batch_prefix batches_prefix
 -- ARGV: retention_ms input_retention_ms limit
--- USES: time
+-- USES: offset time
 -- Replies: {{task id…}, {input address…}, {task id…}}: the tasks that are gone; inputs and tasks whose files are the caller's to delete
 local gone = redis.call('ZRANGEBYSCORE', finished, '-inf', now - tonumber(retention_ms), 'LIMIT', 0, limit)
 local function decoded(text)

@@ -1,7 +1,7 @@
 -- register: an agent says that it is there and what it offers; later calls are its heartbeat.
 -- KEYS: clock agents agent_prefix verdicts_prefix idle draining events memory_prefix servers_prefix stats_prefix vram offer
 -- ARGV: agent session takeover record vitals digest object_info ttl_ms retention_ms vram_total vram_free
--- USES: time memory
+-- USES: offset time memory
 -- Input: only a changed `record` is news, `vitals` (free memory …) is not; takeover is 1 for the first call of a session (an older process of the same id is thereby replaced), 0 for a heartbeat; an empty `object_info` means it is stored already.
 -- Replies: {ok, 1 when draining} | {replaced} | {unregistered} | {offer}: send object_info as well
 local key = agent_prefix .. agent

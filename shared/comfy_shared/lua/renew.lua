@@ -1,7 +1,7 @@
 -- renew: prolong the leases of the attempts that the agent still holds.
 -- KEYS: clock leases task_prefix
 -- ARGV: session lease_ms attempts
--- USES: time
+-- USES: offset time
 -- Input: `attempts` is msgpack: task id → attempt.
 -- Replies: the ids that are lost.
 local lost = {}

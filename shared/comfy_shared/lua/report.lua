@@ -1,7 +1,7 @@
 -- report: tell one line of the story of a running attempt.
 -- KEYS: clock task_prefix story_prefix events
 -- ARGV: id attempt session kind progress data
--- USES: time later record
+-- USES: offset time later record
 -- Input: an empty `progress` leaves the recorded one.
 -- Replies: ok | stale
 local task = open(id)

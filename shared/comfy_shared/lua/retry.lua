@@ -1,7 +1,7 @@
 -- retry: put a failed or canceled task back by hand, with fresh attempts; the numbers of the attempts go on.
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation batch_prefix
 -- ARGV: id needs attempts queue_limit
--- USES: time later record usage place memory apart wake move
+-- USES: state time later record usage place memory apart wake move
 -- Replies: {pending} | {already, status} | {unknown} | {damaged} | {full, waiting}
 local key = task_prefix .. id
 if redis.call('EXISTS', key) == 0 then return {'unknown'} end

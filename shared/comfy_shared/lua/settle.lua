@@ -1,7 +1,7 @@
 -- settle: end a lease with a result, an error or the outputs. Only the attempt that holds it may; the same call again after a lost reply is ok again.
 -- KEYS: clock task_prefix story_prefix events leases held_prefix working usage index_prefix finished batch_prefix memory_prefix servers_prefix stats_prefix reuse_prefix followers_prefix output_uses
 -- ARGV: id attempt session outcome problem outputs told progress shown gpu_ms cold retention_ms
--- USES: time later record usage memory move lease reuse learn
+-- USES: offset time later record usage memory move lease reuse learn
 -- Input: `gpu_ms` is how long the prompt ran, `cold` 1 when it had to load its models, 0 when not, empty when that is not known; `shown` is packed bytes for ComfyUI clients, or empty; outcome is complete or fail; `problem` is JSON of TaskError; `outputs` is JSON of the list; `told` is msgpack: the data of one output event each.
 -- Replies: the task's status now | stale
 local task, reply = ending(id, attempt, session, outcome)

@@ -2,7 +2,7 @@
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses sequence inputs input_uses batch_prefix batches_prefix idempotency
 -- ARGV: tasks batch queue_limit owner_limit ageing_ms retention_ms fingerprint idempotency_ms
 -- REST: bytes_of
--- USES: time later record usage order place memory apart wake move reuse
+-- USES: state time later record usage order place memory apart wake move reuse
 -- Input: `tasks` is msgpack: a list of {id, owner, lane, needs, priority, workflow, labels, inputs, reuse, front, fields, told}, after it each prompt, then each task's `extra` (or empty), as bytes of their own; `front` goes before what waits of its owner in the lane; `batch` is msgpack: {id, owner, fields} of the batch that they are, or empty; an empty `fingerprint` means no idempotency key.
 -- Replies: {accepted, now, position…} | {known, id…} | {conflict} | {full, waiting} | {owner_full, owner, waiting} | {input, address}
 local list = cmsgpack.unpack(tasks)
@@ -18,12 +18,12 @@ elseif redis.call('EXISTS', task_prefix .. list[1].id) == 1 then
   return {'known', list[1].id}  -- the same call again after a lost reply: ids are the caller's own
 end
 
-local all = redis.call('ZCARD', queue)
+local all = queue_length()
 if all + #list > tonumber(queue_limit) then return {'full', all} end
 local owners = {}
 for _, task in ipairs(list) do owners[task.owner] = (owners[task.owner] or 0) + 1 end
 for owner, number in pairs(owners) do
-  local his = tonumber(redis.pcall('HGET', waiting, owner)) or 0
+  local his = counted(waiting, owner)
   if his + number > tonumber(owner_limit) then return {'owner_full', owner, his} end
 end
 for _, task in ipairs(list) do
@@ -39,47 +39,6 @@ if together then
   redis.call('ZADD', batches_prefix .. 'owner:' .. together.owner, now_text, together.id)
 end
 
-local function place_of(new)  -- in front it takes over the waiting time of the first of its owner's own
-  local order = next_order(new.priority, ageing_ms)
-  if not new.front then return order end
-  local first = redis.call('ZRANGE', turn_prefix .. new.lane .. ':' .. new.owner, '0', '0', 'WITHSCORES')
-  return first[2] and whole_text(tonumber(first[2]) - 1) or order
-end
-
-local function list_it(new)
-  index(index_prefix .. 'all', new.id, now_text)
-  index(index_prefix .. 'status:open', new.id, now_text)
-  index(index_prefix .. 'owner:' .. new.owner, new.id, now_text)
-  if new.workflow ~= '' then index(index_prefix .. 'workflow:' .. new.workflow, new.id, now_text) end
-  for _, label in ipairs(new.labels) do index(index_prefix .. 'label:' .. label, new.id, now_text) end
-  if together then index(index_prefix .. 'batch:' .. together.id, new.id, now_text) end
-  for _, address in ipairs(new.inputs) do
-    redis.call('HINCRBY', input_uses, address, 1)
-    redis.call('ZADD', inputs, now_text, address)
-  end
-end
-
-local function join(task)  -- whether another task renders the same, or has
-  local leader = redis.pcall('GET', reuse_prefix .. task.reuse)
-  leader = type(leader) == 'string' and open(leader)
-  if leader and leader.status == 'completed' then
-    local outputs = redis.call('HGET', task_prefix .. leader.id, 'outputs')
-    local read, list = pcall(cjson.decode, outputs or '')
-    if not read or type(list) ~= 'table' then return false end
-    local told = {}
-    for i, output in ipairs(list) do told[i] = cjson.encode({output = output}) end
-    take_result(task, leader, outputs, told, retention_ms)
-  elseif leader and (leader.status == 'pending' or leader.status == 'running') and not leader.joined then
-    put(task, 'joined', leader.id)
-    save(task)
-    redis.call('SADD', followers_prefix .. leader.id, task.id)
-  else
-    redis.call('SET', reuse_prefix .. task.reuse, task.id, 'PX', retention_ms)
-    return false
-  end
-  return true
-end
-
 local reply = {'accepted', now}
 local seen = {fingerprint}
 local asleep = {}  -- lanes for which nobody idle is left
@@ -92,15 +51,24 @@ for i, new in ipairs(list) do
   put(task, 'status', 'pending')
   put_number(task, 'attempt', 0)
   put(task, 'created_at', now_text)
-  put(task, 'order', place_of(new))
+  put(task, 'order', new.front and in_front(new, ageing_ms) or next_order(new.priority, ageing_ms))
   put(task, 'prompt', bytes_of(i))
   local extra = bytes_of(#list + i)
   if extra ~= '' then put(task, 'extra', extra) end
-  list_it(new)
+  index(index_prefix .. 'all', new.id, now_text)
+  index(index_prefix .. 'status:open', new.id, now_text)
+  index(index_prefix .. 'owner:' .. new.owner, new.id, now_text)
+  if new.workflow ~= '' then index(index_prefix .. 'workflow:' .. new.workflow, new.id, now_text) end
+  for _, label in ipairs(new.labels) do index(index_prefix .. 'label:' .. label, new.id, now_text) end
+  if together then index(index_prefix .. 'batch:' .. together.id, new.id, now_text) end
+  for _, address in ipairs(new.inputs) do
+    redis.call('HINCRBY', input_uses, address, 1)
+    redis.call('ZADD', inputs, now_text, address)
+  end
   tell(task, 'queued', new.told)
   seen[i + 1] = new.id
   if new.reuse ~= '' then put(task, 'reuse', new.reuse) end
-  if new.reuse ~= '' and join(task) then
+  if new.reuse ~= '' and join(task, retention_ms) then
     reply[i + 2] = -1
     redis.call('SET', needs_prefix .. new.lane, new.needs, 'NX', 'EX', 2592000)
   else

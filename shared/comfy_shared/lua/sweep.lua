@@ -1,7 +1,7 @@
 -- sweep: put back the tasks whose lease ran out, forget agents that are long gone, wake idle agents while tasks wait.
 -- KEYS: clock queue lanes lane_prefix turn_prefix owners_prefix needs_prefix leases task_prefix story_prefix events index_prefix finished agents agent_prefix verdicts_prefix held_prefix idle draining memory_prefix servers_prefix stats_prefix policy waiting working usage vram assigned_prefix rotation reuse_prefix followers_prefix output_uses swept damaged batch_prefix
 -- ARGV: lease_ms avoid_ms retention_ms agent_retention_ms
--- USES: time later record usage place memory apart wake move lease reuse again heir quarantine
+-- USES: state time later record usage place memory apart wake move lease reuse again heir quarantine
 -- Replies: {ms until the next lease runs out or -1, id, status…}
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
 local last = tonumber(redis.call('GET', swept) or now) or now

@@ -1,7 +1,7 @@
 -- unpublish: delete a workflow with all its versions, unless tasks that wait or run use it.
 -- KEYS: clock workflows workflow index_prefix events
 -- ARGV: name force
--- USES: time news
+-- USES: offset time news
 -- Replies: {gone} | {unknown} | {used, number}
 if redis.call('HEXISTS', workflows, name) == 0 then return {'unknown'} end
 

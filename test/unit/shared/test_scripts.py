@@ -1,6 +1,6 @@
 """What of the parts a script takes along."""
 
-from comfy_shared.scripts import defined, needed
+from comfy_shared.scripts import defined, needed, nested
 
 PART = """-- NEEDS: clock
 -- One that is called by another, two that belong together, one that nobody calls.
@@ -46,3 +46,53 @@ def test_a_comment_calls_nothing() -> None:
 def test_a_later_part_may_call_an_earlier_one() -> None:
     later = "-- calls first\nlocal function fourth(id)\n  return first(id)\nend\n"
     assert names(needed([PART, later], "return fourth('x')")) == [{"LIMIT", "MOST"}, {"first"}, {"fourth"}]
+
+
+RARE = """-- NEEDS: clock
+local ways = {}
+local function way(id)
+  ways[id] = id
+end
+
+local function ask(id)
+  return way(id)
+end
+
+local function help(id)
+  return id
+end
+
+local function seldom(id)  -- rare
+  return ask(id) .. help(id)
+end
+
+local function often(id)
+  return id == '' and seldom(id) or help(id)
+end
+"""
+
+
+def test_what_only_a_rare_function_uses_is_made_in_it() -> None:
+    body = "return often('x')"
+    found = nested(needed([RARE], body), body)
+    assert names(found) == [{"ways"}, {"help"}, {"seldom"}, {"often"}]
+    assert [line for line in found[2].splitlines() if "function" in line or "seldom" in line] == [
+        "local function seldom(...)",
+        "  local function way(id)",
+        "  local function ask(id)",
+        "  local function seldom(id)  -- rare",
+        "  return seldom(...)",
+    ]
+
+
+def test_what_the_script_itself_uses_stays() -> None:
+    body = "return often('x'), ask('y')"
+    assert names(nested(needed([RARE], body), body)) == [{"ways"}, {"way"}, {"ask"}, {"help"}, {"seldom"}, {"often"}]
+
+
+def test_what_two_rare_functions_use_is_made_in_both() -> None:
+    both = RARE + "\nlocal function never(id)  -- rare: a second one\n  return ask(id)\nend\n"
+    body = "return often('x') or never('y')"
+    found = nested(needed([both], body), body)
+    assert names(found) == [{"ways"}, {"help"}, {"seldom"}, {"often"}, {"never"}]
+    assert all("  local function way(id)" in each for each in (found[2], found[4]))

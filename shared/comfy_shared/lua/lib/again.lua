@@ -17,7 +17,7 @@ local function try_again(task, code, problem, avoid_ms, retention_ms)
   drop(task, 'progress')
   change_status(task, 'pending')
   tell(task, 'retrying', problem)
-  enqueue(task)
+  put_back(task)
   save(task)
   give(task)
   return 'pending'

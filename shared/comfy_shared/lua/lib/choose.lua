@@ -56,7 +56,8 @@ end
 local function patience_of(owner)  -- ms after which a lane with a task of his is overdue
   local everybody = math.max(1, redis.call('ZCOUNT', agents, now, '+inf'))
   local run_of_all = tonumber(redis.pcall('HGET', stats_prefix .. 'all', 'run')) or 1000
-  local backlog = redis.call('ZCARD', queue)
+  local backlog = queue_length()
+  keep_counts()
   local number = redis.call('HLEN', waiting)
   -- It grows with the backlog: a fixed bound turns a burst into first in, first out, with a load for each task. Of the others' backlog only as
   -- much counts as the owner has himself, so that nobody waits longer because another one floods the queue.
@@ -106,12 +107,18 @@ local function best_of(found, capacity, patience)
   return overdue or warm or cold
 end
 
-local function by_lane(found, capacity, paid, ageing_ms)
-  if #found == 1 and found[1].place == 1 and #found[1].heads == 1 then return found[1], found[1].heads[1] end  -- nothing to choose
+local function choose_among(found, capacity, paid, ageing_ms)  -- rare: while one owner has one lane there is nothing to choose
+  if how == 'fifo' then return in_order(found) end
   local patience = {}
   for _, level in ipairs(raise(found, ageing_ms)) do
     -- What is more urgent and yet not taken will be sooner on an agent that has it in memory: meanwhile there is other work.
     local best = staying(found, level, paid) or best_of(found, capacity, patience)
     if best then return best, best.head end
   end
+end
+
+local function choose(found, capacity, paid, ageing_ms)
+  if #found == 0 then return end
+  if #found == 1 and (found[1].place == 1 or how == 'fifo') and #found[1].heads == 1 then return found[1], found[1].heads[1] end
+  return choose_among(found, capacity, paid, ageing_ms)
 end

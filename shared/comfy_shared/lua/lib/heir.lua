@@ -7,7 +7,7 @@ local function pass_on(id, reuse, retention_ms)  -- it will have no result: the 
   if not first then return end
   drop(first, 'joined')
   put(first, 'reuse', reuse)
-  enqueue(first)
+  put_back(first)
   save(first)
   redis.call('SET', reuse_prefix .. reuse, first.id, 'PX', retention_ms)
   for _, task in ipairs(followers) do

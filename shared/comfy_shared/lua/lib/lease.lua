@@ -1,7 +1,7 @@
 -- NEEDS: leases held_prefix working
 -- The end of a lease, which only the attempt that holds it may ask for.
 local function end_lease(task)  -- first the lease: that needs no memory (see settle)
-  if redis.call('ZREM', leases, task.id) == 1 then count(working, task.owner, '-1') end
+  if redis.call('ZREM', leases, task.id) == 1 then count(working, task.owner, -1) end
   redis.pcall('HDEL', held_prefix .. task.agent, task.prompt_id)
 end
 

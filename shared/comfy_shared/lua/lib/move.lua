@@ -2,7 +2,7 @@
 -- Status changes that several transitions share.
 local OPEN = {pending = 'open', running = 'open'}  -- these two share an index: most tasks pass both within seconds
 
-local function tally(batch, from, to)  -- a batch counts its tasks by status
+local function tally(batch, from, to)  -- rare: a batch counts its tasks by status
   local key = batch_prefix .. batch
   if redis.call('EXISTS', key) == 0 then return end
   redis.pcall('HINCRBY', key, from, -1)

@@ -12,7 +12,7 @@ local function quarantine(id)
   pass_on(id, type(reuse) == 'string' and reuse or '', 2592000000)
 end
 
-local function set_aside(id, lane, owner)  -- one that waits: whatever of its places is right, it leaves them
+local function set_aside(id, lane, owner)  -- rare: one that waits: whatever of its places is right, it leaves them
   local agent = redis.pcall('HGET', task_prefix .. id, 'assigned')
   leave(id, lane, owner, type(agent) == 'string' and agent)
   quarantine(id)

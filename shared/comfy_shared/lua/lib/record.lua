@@ -8,8 +8,13 @@ end
 
 local MUST, MAY = {'attempt', 'max_attempts', 'events', 'priority'}, {'crashes', 'timeouts', 'avoid_until', 'started_at', 'finished_at', 'memory_place'}
 
+-- Most are these, and to read one is slow.
+local NUMBER = {['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['9'] = 9}
+
 local function whole_number(value)  -- or nil
-  local number = tonumber(value)
+  local number = NUMBER[value]
+  if number then return number end
+  number = tonumber(value)
   return number and number >= 0 and number < 1e16 and number % 1 == 0 and number or nil
 end
 
@@ -30,25 +35,30 @@ local function checked(id, task)  -- or nil when a transition cannot work with i
   return task
 end
 
-local function open(id)  -- without its prompt and all else that only agents and people read
+local function open(id)  -- without its prompt and all else that only agents and people read; what it lacks is false
   local read = redis.pcall('HMGET', task_prefix .. id, 'id', 'owner', 'lane', 'status', 'created_at', 'order', 'attempt', 'max_attempts', 'events',
     'priority', 'crashes', 'timeouts', 'avoid_until', 'started_at', 'finished_at', 'memory_place', 'agent', 'session', 'prompt_id', 'settled', 'avoid',
     'more_vram', 'assigned', 'reuse', 'joined', 'reused', 'batch')
   if read.err then return nil end
   return checked(id, {  -- written out: a table that grows name by name is twice as slow
-    id = read[1] or nil, owner = read[2] or nil, lane = read[3] or nil, status = read[4] or nil, created_at = read[5] or nil, order = read[6] or nil,
-    attempt = read[7] or nil, max_attempts = read[8] or nil, events = read[9] or nil, priority = read[10] or nil, crashes = read[11] or nil,
-    timeouts = read[12] or nil, avoid_until = read[13] or nil, started_at = read[14] or nil, finished_at = read[15] or nil,
-    memory_place = read[16] or nil, agent = read[17] or nil, session = read[18] or nil, prompt_id = read[19] or nil, settled = read[20] or nil,
-    avoid = read[21] or nil, more_vram = read[22] or nil, assigned = read[23] or nil, reuse = read[24] or nil, joined = read[25] or nil,
-    reused = read[26] or nil, batch = read[27] or nil, changes = {}, gone = {},
+    id = read[1], owner = read[2], lane = read[3], status = read[4], created_at = read[5], order = read[6],
+    attempt = read[7], max_attempts = read[8], events = read[9], priority = read[10], crashes = read[11],
+    timeouts = read[12], avoid_until = read[13], started_at = read[14], finished_at = read[15],
+    memory_place = read[16], agent = read[17], session = read[18], prompt_id = read[19], settled = read[20],
+    avoid = read[21], more_vram = read[22], assigned = read[23], reuse = read[24], joined = read[25],
+    reused = read[26], batch = read[27], changes = {}, gone = {},
   })
 end
 
 local function open_whole(id)  -- all of it, for one call less than to read it twice; `fields` is field, value… as read
   local fields = redis.pcall('HGETALL', task_prefix .. id)
   if fields.err then return nil end
-  local task = {}
+  local task = {  -- written out, as there
+    id = false, owner = false, lane = false, status = false, created_at = false, order = false, attempt = false, max_attempts = false, events = false,
+    priority = false, crashes = false, timeouts = false, avoid_until = false, started_at = false, finished_at = false, memory_place = false,
+    agent = false, session = false, prompt_id = false, settled = false, avoid = false, more_vram = false, assigned = false, reuse = false,
+    joined = false, reused = false, batch = false, prompt = false, timeout = false, fields = false, changes = false, gone = false,
+  }
   for i = 1, #fields, 2 do task[fields[i]] = fields[i + 1] end
   task.fields, task.changes, task.gone = fields, {}, {}
   return checked(id, task)

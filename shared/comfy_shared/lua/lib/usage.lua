@@ -21,15 +21,49 @@ local function charge(owner, gpu_ms)
   charged[owner] = used(owner) + math.max(0, gpu_ms)
 end
 
-local function share_of(owner, run_ms)
-  return used(owner) + (tonumber(redis.call('HGET', working, owner)) or 0) * run_ms
+-- Tasks that wait or run, by owner: what changed is added at the end, or before somebody reads the whole counter.
+local counts = {}  -- counter → owner → {as stored, once read; what changed since}
+local function keep_counts()
+  for counter, owners in pairs(counts) do
+    for owner, number in pairs(owners) do
+      local change = number[2]
+      number = change ~= 0 and redis.pcall('HINCRBY', counter, owner, whole_text(change)) or 1
+      if type(number) ~= 'number' then
+        redis.call('DEL', counter)  -- broken bytes; it counts anew
+      elseif number <= 0 then
+        redis.call('HDEL', counter, owner)
+      end
+    end
+  end
+  counts = {}
 end
 
-local function count(counter, owner, change)  -- of tasks that wait or run, by owner
-  local number = redis.pcall('HINCRBY', counter, owner, change)
-  if type(number) ~= 'number' then
-    redis.call('DEL', counter)  -- broken bytes; it counts anew
-  elseif number <= 0 then
-    redis.call('HDEL', counter, owner)
+local function count_of(counter, owner)
+  if not next(counts) then at_end[#at_end + 1] = keep_counts end
+  local owners = counts[counter]
+  if not owners then
+    owners = {}
+    counts[counter] = owners
   end
+  local number = owners[owner]
+  if not number then
+    number = {false, 0}
+    owners[owner] = number
+  end
+  return number
+end
+
+local function count(counter, owner, change)
+  local number = count_of(counter, owner)
+  number[2] = number[2] + change
+end
+
+local function counted(counter, owner)
+  local number = count_of(counter, owner)
+  if not number[1] then number[1] = tonumber(redis.pcall('HGET', counter, owner)) or 0 end
+  return number[1] + number[2]
+end
+
+local function share_of(owner, run_ms)
+  return used(owner) + counted(working, owner) * run_ms
 end

@@ -1,0 +1,2 @@
+-- NEEDS: clock
+local offset = redis.call('GET', clock)
