@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from comfy_shared.wire import Wire
 
 MOST = 2  # batches under way
-LEAST, LARGEST, SHARE = 8, 64, 4  # calls in one write: a quarter of what waits, within limits
+LEAST, LARGEST, SHARE = 16, 64, 4  # calls in one write: a quarter of what waits, within limits
 TOGETHER = 16  # calls that share a command: Redis serves nobody else meanwhile
 
 Head = tuple[object, ...]  # a command as far as several calls may share it
