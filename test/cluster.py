@@ -7,8 +7,10 @@ can kill, stop and restart any of them alone. `Cluster` is a context manager: le
 """
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -25,11 +27,18 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 
 
+_ports = itertools.count(random.randrange(10_000))
+
+
 def free_port() -> int:
-    """A loopback port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free. It stays so until somebody is told to listen there: each is given only once, and
+    none that the system takes for connections by itself (Linux: 32768 to 60999)."""
+    while True:
+        port = 20_000 + next(_ports) % 10_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(predicate: Callable[[], object], description: str, timeout: float = 20.0) -> None:

@@ -10,9 +10,10 @@ from comfy_shared.models import Status
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
+from test.cluster import free_port
 from test.integration.agent_support import Crew, crew_of, endless, on_gpu, picture, ran, slow
 from test.simulator import Options, Simulator
-from test.support.waiting import free_port, wait_until
+from test.support.waiting import wait_until
 
 
 @pytest.fixture

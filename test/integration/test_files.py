@@ -12,8 +12,8 @@ from moto.server import ThreadedMotoServer
 from comfy_shared.errors import NotFound, TooLarge, Unavailable
 from comfy_shared.files import CHUNK, FileStore, input_key, open_store, output_folder
 from comfy_shared.settings import SharedSettings
+from test.cluster import free_port
 from test.support.settings import settings_for
-from test.support.waiting import free_port
 
 _buckets = itertools.count(1)
 DATA = bytes(range(256)) * 40_000  # 10 MB: several chunks, and several parts of an upload

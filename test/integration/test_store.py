@@ -16,11 +16,11 @@ from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
 from comfy_shared.store import border, connect
+from test.cluster import free_port
 from test.support.agents import Hand
 from test.support.builders import new_task
 from test.support.redis_server import RedisServer
 from test.support.settings import settings_for
-from test.support.waiting import free_port
 
 Make = Callable[..., SharedSettings]
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test.support.waiting import free_port, wait_blocking
+from test.cluster import free_port
+from test.support.waiting import wait_blocking
 
 
 def find_redis_server() -> str:

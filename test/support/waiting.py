@@ -1,8 +1,7 @@
-"""Waiting for conditions instead of sleeping, and free ports."""
+"""Waiting for conditions instead of sleeping."""
 
 import asyncio
 import inspect
-import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -30,9 +29,3 @@ def wait_blocking(predicate: Callable[[], bool], description: str, timeout: floa
     while not predicate():
         assert time.monotonic() < end, f"gave up waiting until {description}"
         time.sleep(STEP)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
