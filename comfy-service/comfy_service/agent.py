@@ -63,7 +63,7 @@ class Agent:
         self._queue = queue
         self._instance = Instance(settings.comfyui_urls, patience=settings.patience_seconds)
         self._socket = Socket(self._on_frame)
-        self._heartbeat = Heartbeat(settings, registry, self.session)
+        self._heartbeat = Heartbeat(settings, registry, self.session, self._publish_again)
         self._fitness = Fitness(
             settings,
             self._instance,
@@ -92,6 +92,7 @@ class Agent:
         self._versions = Versions(redis, queue.keys)
         folder = Path(settings.workflows_folder)
         self._publisher = FolderPublisher(self._versions, folder, settings.agent, self._classes)
+        self._editor = EditorPublisher(self._versions, self._instance, settings.agent, self._classes)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -114,8 +115,7 @@ class Agent:
                 loops.start("live", lambda: self._live.send(loops))
                 loops.start("workflows", lambda: self._publisher.run(loops))
                 if self._settings.editor_publish:
-                    editor = EditorPublisher(self._versions, self._instance, self._settings.agent, self._classes)
-                    loops.start("editor", lambda: editor.run(loops))
+                    loops.start("editor", lambda: self._editor.run(loops))
                 async with Loops(on_death) as claims:
                     claims.start("claims", lambda: self._claim_loop(claims.stop))
                     await stop.wait()
@@ -346,10 +346,13 @@ class Agent:
             elif isinstance(reply, Unregistered):
                 await self._register_again(stop)
 
+    def _publish_again(self) -> None:
+        self._publisher.forget()
+        self._editor.forget()
+
     async def _register_again(self, stop: asyncio.Event) -> None:
         try:
             await self._heartbeat.beat(self._vitals())
-            self._publisher.forget()  # a Redis that forgot the agent may have come back empty
         except Unavailable:
             await first_of(stop, timeout=1.0)
 

@@ -50,6 +50,10 @@ class EditorPublisher:
         self._doubtful: dict[str, SavedFile] = {}  # read once, and no JSON
         self._places: dict[str, str] = {}  # workflow → path of the file that is published under its name
 
+    def forget(self) -> None:
+        """What Redis was given may be gone: the next look deals with all files again."""
+        self._seen.clear()
+
     async def run(self, loops: Loops) -> None:
         """Looks until the stop; an instance or a Redis that is away is asked again."""
         while not loops.stop.is_set():

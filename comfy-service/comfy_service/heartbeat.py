@@ -15,12 +15,18 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Registers the agent, and again at every change and every `heartbeat_seconds`."""
+    """Registers the agent, and again at every change and every `heartbeat_seconds`.
 
-    def __init__(self, settings: ServiceSettings, registry: Registry, session: str) -> None:
+    `on_forgotten` is called when Redis had forgotten it: all else that Redis was given may be gone, too.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, registry: Registry, session: str, on_forgotten: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._session = session
+        self._on_forgotten = on_forgotten
         self._state = "waiting"
         self._reason = "the instance was not reached yet"
         self._version = ""
@@ -120,7 +126,7 @@ class Heartbeat:
             comfyui_version=self._version,
             devices=self._devices,
         )
-        self.draining = await self._registry.register(
+        registered = await self._registry.register(
             record,
             Vitals(
                 running=vitals.running,
@@ -132,6 +138,10 @@ class Heartbeat:
             offer=None if held else self._offer,
             takeover=self._first,
         )
+        self.draining = registered.draining
+        if registered.forgotten:
+            log.warning("Redis had forgotten the agent", action="agent.forgotten")
+            self._on_forgotten()
         if self._first:
             self._first = False
             log.info("Agent registered", action="agent.registered", state=self._state)

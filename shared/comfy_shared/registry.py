@@ -71,6 +71,13 @@ class Replaced(Exception):
     """Another process registered under this agent's id."""
 
 
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a registration."""
+
+    draining: bool  # the agent is to drain
+    forgotten: bool  # it had been forgotten, while it was cut off or because Redis came back empty
+
+
 class Registry:
     """The agents of one namespace. Every method raises `Unavailable` while Redis is away."""
 
@@ -90,8 +97,8 @@ class Registry:
         session: str,
         offer: "PackedOffer | None",
         takeover: bool,
-    ) -> bool:
-        """Says that the agent is there; True when it is to drain.
+    ) -> Registered:
+        """Says that the agent is there.
 
         `takeover` is for the first call of a session: an older process of the same id is replaced thereby.
 
@@ -101,7 +108,8 @@ class Registry:
         reply = await self._register(record, vitals, session, offer, takeover=takeover, with_offer=False)
         if reply[0] == b"offer":
             reply = await self._register(record, vitals, session, offer, takeover=takeover, with_offer=True)
-        if reply[0] == b"unregistered":  # forgotten while Redis was empty or we were cut off
+        forgotten = reply[0] == b"unregistered"
+        if forgotten:
             reply = await self._register(record, vitals, session, offer, takeover=True, with_offer=True)
         if reply[0] == b"replaced":
             raise Replaced
@@ -109,7 +117,7 @@ class Registry:
             # An older process of this agent judged the lanes by its own labels. Whatever is forgotten is asked again.
             with border():
                 await self.redis.delete(self.keys.verdicts_prefix + record.id)
-        return bool(reply[1])
+        return Registered(draining=bool(reply[1]), forgotten=forgotten)
 
     async def _register(
         self,

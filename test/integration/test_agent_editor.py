@@ -14,11 +14,12 @@ from comfy_service.classes import Classes
 from comfy_service.editor import EditorPublisher, is_tagged, name_of
 from comfy_service.instance.client import Instance
 from comfy_shared.keys import Keys
+from comfy_shared.models import Status
 from comfy_shared.queue import Queue
 from comfy_shared.registry import Registry
 from comfy_shared.settings import SharedSettings
 from comfy_shared.versions import Versions
-from test.integration.agent_support import crew_of, picture
+from test.integration.agent_support import crew_of, endless, picture
 from test.simulator import Simulator
 from test.support.waiting import wait_until
 
@@ -243,6 +244,26 @@ async def test_an_agent_publishes_while_it_works_and_only_when_told_to(
         await wait_until(first, "the first save is published", 8)
         await one.save("publish/poster.json", graph(80))
         await wait_until(second, "the second save is published", 5)
+
+
+async def test_what_was_published_comes_back_when_redis_lost_it_while_the_agent_is_busy(
+    one: Editor, settings: SharedSettings, redis: Redis, queue: Queue, registry: Registry, tmp_path: Path
+) -> None:
+    """Broke: the heartbeat registered the agent again before it claimed, and nothing was published any more. What came
+    from the editor never came back."""
+    (tmp_path / "plain-api.json").write_text(json.dumps(picture()))
+    (tmp_path / "plain.yaml").write_text("title: Plain\n")
+
+    async def both() -> bool:
+        return set(await one.versions.standings()) == {"plain", "poster"}
+
+    async with crew_of(settings, redis, queue, registry) as crew:
+        await one.save("publish/poster.json", graph())
+        crew.start(one.instance.url, editor_publish=True, workflows_folder=str(tmp_path))
+        await wait_until(both, "both are published", 8)
+        await crew.wait_status(await crew.submit(endless()), Status.RUNNING)
+        await redis.delete(*[key async for key in redis.scan_iter(f"{queue.keys.base}*")])
+        await wait_until(both, "both are published again", 8)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from comfy_shared.claims import Unregistered
 from comfy_shared.errors import NotFound
 from comfy_shared.keys import Keys
 from comfy_shared.queue import Queue
-from comfy_shared.registry import PackedOffer, Registry, Replaced, Vitals, pack_offer
+from comfy_shared.registry import PackedOffer, Registered, Registry, Replaced, Vitals, pack_offer
 from test.support.agents import Hand, advance
 from test.support.builders import agent_record
 
@@ -28,7 +28,7 @@ async def register(
     takeover: bool = True,
     vitals: Vitals | None = None,
     state: str = "ready",
-) -> bool:
+) -> Registered:
     record = agent_record(name, state=state)
     return await registry.register(record, vitals or Vitals(), session=session, offer=offer, takeover=takeover)
 
@@ -86,9 +86,10 @@ async def test_a_newer_process_replaces_the_older(registry: Registry) -> None:
 async def test_a_heartbeat_after_redis_came_back_empty_registers_again(
     registry: Registry, redis: Redis, keys: Keys
 ) -> None:
-    await register(registry)
+    assert not (await register(registry)).forgotten
     await redis.delete(keys.agents, keys.agent("gpu-1"), keys.offer(OFFER.digest))
-    await register(registry, takeover=False)
+    assert (await register(registry, takeover=False)).forgotten
+    assert not (await register(registry, takeover=False)).forgotten
     agents = await registry.agents()
     assert [agent.record.id for agent in agents] == ["gpu-1"]
     assert len(await registry.offers(agents)) == 1
@@ -128,11 +129,11 @@ async def test_a_drain_is_told_at_once_and_by_the_next_heartbeat(registry: Regis
         await registry.drain(agent.name, on=True)
         assert await ears.heard() == ["drain"]
         assert await agent.register(takeover=False)
-        assert await register(registry, agent.name, session="s2")
+        assert (await register(registry, agent.name, session="s2")).draining
         assert [known.draining for known in await registry.agents()] == [True]
         await registry.drain(agent.name, on=False)
         assert await ears.heard() == ["resume"]
-    assert not await register(registry, agent.name, session="s2", takeover=False)
+    assert not (await register(registry, agent.name, session="s2", takeover=False)).draining
 
 
 async def test_draining_an_unknown_agent_is_refused(registry: Registry) -> None:

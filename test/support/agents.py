@@ -38,7 +38,8 @@ class Hand:
 
     async def register(self, *, takeover: bool = True) -> bool:
         record = agent_record(self.name)
-        return await self.registry.register(record, Vitals(), session=self.session, offer=None, takeover=takeover)
+        told = await self.registry.register(record, Vitals(), session=self.session, offer=None, takeover=takeover)
+        return told.draining
 
     async def claim(self) -> ClaimReply:
         """Claims, and judges the lanes that it is asked about, until there is an answer."""

@@ -8,7 +8,7 @@ import pytest
 from comfy_service.heartbeat import Heartbeat
 from comfy_shared.errors import InstanceLost, Unavailable
 from comfy_shared.lifecycle import Loops
-from comfy_shared.registry import AgentRecord, PackedOffer, Registry, Replaced, Vitals
+from comfy_shared.registry import AgentRecord, PackedOffer, Registered, Registry, Replaced, Vitals
 from test.support.waiting import wait_until
 from test.unit.service.support import service_settings
 
@@ -27,15 +27,17 @@ class Registrations:
         self.errors: list[Exception] = []
         self.gone: list[tuple[str, str]] = []
         self.draining = False
+        self.forgotten = False
+        self.heard: list[str] = []
 
     async def register(
         self, record: AgentRecord, vitals: Vitals, *, session: str, offer: PackedOffer | None, takeover: bool
-    ) -> bool:
+    ) -> Registered:
         assert session == "s1"
         if self.errors:
             raise self.errors.pop(0)
         self.told.append((record, vitals, takeover, offer))
-        return self.draining
+        return Registered(draining=self.draining, forgotten=self.forgotten)
 
     async def deregister(self, agent: str, session: str) -> None:
         if self.errors:
@@ -50,7 +52,7 @@ def registry() -> Registrations:
 
 def heartbeat_of(registry: Registrations, **changes: Any) -> Heartbeat:
     settings = service_settings(agent_id="gpu-1", service_address="http://a:8101", agent_labels="x=1", **changes)
-    return Heartbeat(settings, cast("Registry", registry), "s1")
+    return Heartbeat(settings, cast("Registry", registry), "s1", lambda: registry.heard.append("forgotten"))
 
 
 async def test_before_the_instance_was_met_the_agent_waits_and_says_so(registry: Registrations) -> None:
@@ -69,6 +71,14 @@ async def test_only_the_first_registration_replaces_an_older_process(registry: R
     for _ in range(2):
         await heartbeat.beat(Vitals())
     assert [takeover for _, _, takeover, _ in registry.told] == [True, False]
+
+
+async def test_it_is_told_when_redis_had_forgotten_the_agent(registry: Registrations) -> None:
+    heartbeat = heartbeat_of(registry)
+    await heartbeat.beat(Vitals())
+    registry.forgotten = True
+    await heartbeat.beat(Vitals())
+    assert registry.heard == ["forgotten"]
 
 
 async def test_a_ready_instance_is_described_with_what_is_free(registry: Registrations) -> None:
