@@ -3,7 +3,8 @@ tasks that wait and the agents that idle, what a waiting task takes of Redis' me
 through it beside two other queues, and beside the least that such a queue could be (`minimal`).
 
 The append-only file is on: with fsync always, as we deploy it, and for the comparison with Redis' default, too.
-Transitions are timed one call at a time: what one costs, not what batches hide. The prompt is a graph of 2 KiB.
+Transitions are timed one call at a time: what one costs, not what batches hide. The prompt is a graph of 2 KiB. All
+but dramatiq, which has threads, runs on uvloop, as our balancer and agents do.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import uvloop
 from redis.asyncio import Redis
 
 from comfy_service.ear import Ear
@@ -176,7 +178,7 @@ async def produce(kind: type[Line | Minimal], port: int, number: int) -> None:
 
 
 def producer(kind: type[Line | Minimal], port: int, number: int) -> None:
-    asyncio.run(produce(kind, port, number))
+    uvloop.run(produce(kind, port, number))
 
 
 async def consume(line: Line | Minimal, number: int) -> int:
@@ -250,12 +252,12 @@ def run() -> Iterator[str]:
     for fsync in ("always", "everysec"):
         yield f"append-only file with appendfsync {fsync}"
         with redis_server(fsync) as port:
-            yield asyncio.run(through(Line, "this queue", port))
+            yield uvloop.run(through(Line, "this queue", port))
         with redis_server(fsync) as port:
-            yield asyncio.run(through(Minimal, "minimal", port))
+            yield uvloop.run(through(Minimal, "minimal", port))
         with redis_server(fsync) as port:
             yield from rivals.run(port, THROUGH, SLOTS)
-    with redis_server("always") as port, asyncio.Runner() as runner:
+    with redis_server("always") as port, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines = growth(port)
         while line := runner.run(anext(lines, "")):  # minutes pass between them
             yield line

@@ -11,11 +11,12 @@ from typing import Any
 
 import dramatiq
 import saq
+import uvloop
 from dramatiq.brokers.redis import RedisBroker
 
 
 def run(port: int, number: int, slots: int) -> list[str]:
-    return [with_dramatiq(port, number, slots), asyncio.run(with_saq(port, number, slots))]
+    return [with_dramatiq(port, number, slots), uvloop.run(with_saq(port, number, slots))]
 
 
 def _line(name: str, rate: float, latencies: list[float]) -> str:
@@ -71,7 +72,7 @@ async def _saq_produce(port: int, number: int) -> None:
 
 
 def _saq_producer(port: int, number: int) -> None:
-    asyncio.run(_saq_produce(port, number))
+    uvloop.run(_saq_produce(port, number))
 
 
 class Starts:
