@@ -89,10 +89,9 @@ class Agent:
         )
         self._offer = Offer({})
         self._classes = Classes()
-        self._versions = Versions(redis, queue.keys)
-        folder = Path(settings.workflows_folder)
-        self._publisher = FolderPublisher(self._versions, folder, settings.agent, self._classes)
-        self._editor = EditorPublisher(self._versions, self._instance, settings.agent, self._classes)
+        versions, folder = Versions(redis, queue.keys), Path(settings.workflows_folder)
+        self._publisher = FolderPublisher(versions, folder, settings.agent, self._classes)
+        self._editor = EditorPublisher(versions, self._instance, settings.agent, self._classes)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -321,10 +320,7 @@ class Agent:
             self._wake.clear()  # before the claim: a wake-up during it must not be lost
             try:
                 reply = await self._queue.claim(
-                    self._settings.agent,
-                    self.session,
-                    prompt_id=prompt_id,
-                    verdicts=verdicts,
+                    self._settings.agent, self.session, prompt_id=prompt_id, verdicts=verdicts
                 )
                 backoff.reset()
             except Unavailable as error:

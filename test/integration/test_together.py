@@ -111,9 +111,11 @@ async def one_agents_story(queue: Queue, registry: Registry, run: Run) -> list[A
     attempts += await claims(3, {lanes[1]: True})
     queue.running_limit = 0
     outcome += await run([queue.complete(each, [], gpu_ms=100, cold=at == 0) for at, each in enumerate(attempts)])
-    await cast("Any", queue.redis.hset(queue.keys.task("task-9"), "lane", "another"))  # broken bytes
+    assert await queue.redis.zscore(queue.keys.queue, "task-0") is not None, "it still waits"
+    await cast("Any", queue.redis.hset(queue.keys.task("task-0"), "lane", "another"))  # broken bytes
     await queue.submit([new_task(NEEDS_A, id=f"more-{number}") for number in range(4)], queue_limit=100)
     attempts += await claims(4)
+    assert await queue.redis.zscore(queue.keys.damaged, "task:task-0") is not None, "it was set aside"
     await registry.drain("gpu", on=True)
     attempts += await claims(5)
     return [*outcome, *[(each.id, each.task.owner, each.task.attempt) for each in attempts]]
